@@ -1,0 +1,143 @@
+//! The records of the decision log, stored as JSON so that any tool can read them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::txn::{
+    Decision, Epoch, LegVote, Outcome, ParticipantName, PhysicalId, Plan, Prediction, Timestamp,
+    TxnId,
+};
+
+/// A branch as recorded: bound to the server's identity, not only to its configured name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedBranch {
+    /// The configured name.
+    pub participant: ParticipantName,
+    /// The server's identity.
+    pub identity: String,
+}
+
+/// A durable commit decision, kept until every branch has acknowledged it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    /// The epoch in which it was made.
+    pub epoch: Epoch,
+    /// The physical execution that it decides.
+    pub physical: PhysicalId,
+    /// Its branches, in branch order; only those that voted yes are to be committed.
+    pub branches: Vec<RecordedBranch>,
+    /// Branch positions that voted read-only and left.
+    pub read_only: Vec<u16>,
+    /// Its members: one, until transactions travel coalesced.
+    pub members: Vec<TxnId>,
+    /// What was decided.
+    pub decision: Decision,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Written before a one-phase commit is sent, so that a crash leaves something to inquire about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The epoch in which it was made.
+    pub epoch: Epoch,
+    /// The physical execution.
+    pub physical: PhysicalId,
+    /// The only branch.
+    pub branch: RecordedBranch,
+    /// Hash of the request, lower-case hex of SHA-256.
+    pub request_hash: String,
+    /// The outcome row as far as it is known.
+    pub row: OutcomeRow,
+}
+
+/// What a client was told, and for which request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnswerRecord {
+    /// The transaction, which is also the idempotency key.
+    pub id: TxnId,
+    /// Hash of the request, lower-case hex of SHA-256.
+    pub request_hash: String,
+    /// The answer's body, exactly as given.
+    pub body: serde_json::Value,
+    /// When it was made.
+    pub at: Timestamp,
+}
+
+/// One finished or rejected transaction, as learning will read it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutcomeRow {
+    /// The transaction.
+    pub txn_id: TxnId,
+    /// When it was submitted, on the coordinator's clock or as allowed by the client.
+    pub timestamp: Timestamp,
+    /// Kind, customer, counterparty, amount and the rest, as submitted.
+    pub kind: String,
+    /// Customer id.
+    pub customer_id: String,
+    /// Customer segment.
+    pub customer_type: String,
+    /// When the customer's account was opened.
+    pub customer_since: Option<Timestamp>,
+    /// Counterparty id.
+    pub counterparty_id: Option<String>,
+    /// Amount in minor units.
+    pub amount_minor: i64,
+    /// Currency code.
+    pub currency: String,
+    /// Crosses a border.
+    pub cross_border: bool,
+    /// All participants must agree at once.
+    pub requires_consistency: bool,
+    /// Latitude in degrees.
+    pub lat: Option<f64>,
+    /// Longitude in degrees.
+    pub lon: Option<f64>,
+    /// Which attempt.
+    pub attempt: u32,
+    /// System load when submitted.
+    pub system_load_ratio: Option<f64>,
+    /// What happened.
+    pub outcome: Outcome,
+    /// `business` or `technical`, for an aborted one.
+    pub failure_class: Option<String>,
+    /// Reason codes.
+    pub reasons: Vec<String>,
+    /// From submission to outcome, in microseconds.
+    pub total_us: u64,
+    /// Transaction features as served, in schema order.
+    pub features: Vec<f32>,
+    /// What models said, `None` in mode off.
+    pub prediction: Option<Prediction>,
+    /// What policy made of it.
+    pub plan: Plan,
+    /// One entry a participant.
+    pub legs: Vec<OutcomeLeg>,
+}
+
+/// One participant's part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutcomeLeg {
+    /// Which participant.
+    pub participant: ParticipantName,
+    /// Its vote, `None` if it was never asked.
+    pub vote: Option<LegVote>,
+    /// From sending prepare to the vote or the timeout, in milliseconds.
+    pub prepare_ms: Option<f64>,
+    /// The timeout in force, in milliseconds.
+    pub timeout_ms: f64,
+    /// When a vote arrived after the timeout, in milliseconds from sending prepare.
+    pub late_ms: Option<f64>,
+    /// Branches in flight there when it was asked.
+    pub in_flight: u32,
+    /// Share of recent calls answered, 0 to 1.
+    pub health: f64,
+}
+
+/// What a log held when it was opened.
+#[derive(Debug, Clone, Default)]
+pub struct Recovered {
+    /// Decisions whose phase two was not acknowledged everywhere.
+    pub decisions: Vec<DecisionRecord>,
+    /// One-phase commits whose outcome is not known.
+    pub intents: Vec<Intent>,
+}

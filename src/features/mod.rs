@@ -1,0 +1,1 @@
+//! One extractor, the same online and offline, and its bounded state.

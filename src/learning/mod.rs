@@ -1,0 +1,1 @@
+//! Histories, data sets, fitting, evaluation, reports, the outcome log.

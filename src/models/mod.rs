@@ -1,0 +1,1 @@
+//! Predictors, calibration, bundles, registry, serving.

@@ -1,0 +1,96 @@
+//! Participants: what holds the money, behind one small trait.
+//!
+//! Every call ends in a typed answer. An answer that was lost or that could mean two things is
+//! *unknown*, which is inquired later and never guessed.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::txn::{Epoch, Gid, LogId, Operation, Vote};
+
+/// A future that a trait object can return.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A participant's answer to commit or abort of a branch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ack {
+    /// Carried out, durably; also for a repeated call.
+    Done,
+    /// It ended the other way, or it never heard of a branch it had prepared: for the operator.
+    Heuristic(String),
+    /// No usable answer: try again.
+    Unknown(String),
+}
+
+/// What a participant knows of a one-phase commit whose reply was lost. Asking places a tombstone,
+/// so that the answer stays true: whoever came first is the truth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inquiry {
+    /// The branch was committed.
+    Committed,
+    /// It was not, and can no longer be.
+    Aborted,
+    /// No usable answer: ask again.
+    Unknown(String),
+}
+
+/// Why a participant refuses a coordinator at start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// It has seen a later epoch of this decision log: an old copy of the folder was started.
+    #[error(
+        "participant {participant} knows epoch {known} of this decision log, which is at epoch \
+         {claimed}: the data folder is an old copy, start the newer one"
+    )]
+    Stale {
+        /// The participant's identity.
+        participant: String,
+        /// The highest epoch it knows.
+        known: u64,
+        /// The epoch that was claimed.
+        claimed: u64,
+    },
+    /// It could not be asked.
+    #[error("participant {participant} cannot be reached: {detail}")]
+    Unreachable {
+        /// The participant's identity.
+        participant: String,
+        /// Why.
+        detail: String,
+    },
+}
+
+/// One resource that takes part in transactions.
+///
+/// Implementations are safe to call from any task at any time; each call may be repeated.
+pub trait Participant: Send + Sync {
+    /// The server's own identity, made with its data: names change, this does not.
+    fn identity(&self) -> String;
+
+    /// Checks an operation's name and parameters without touching data; `Err` is one sentence.
+    fn validate(&self, operation: &Operation) -> Result<(), String>;
+
+    /// Fences every older epoch of `log`: their prepares are refused from now on.
+    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<(), ClaimError>>;
+
+    /// Executes the operations and makes them ready to commit. `Yes` is durable.
+    fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote>;
+
+    /// Executes and commits in one step. `Yes` means committed, durably.
+    fn commit_one_phase<'a>(&'a self, gid: Gid, operations: &'a [Operation])
+    -> BoxFuture<'a, Vote>;
+
+    /// Commits a prepared branch. The effect is visible when the future is first polled to its
+    /// first wait; `Done` is durable.
+    fn commit(&self, gid: Gid) -> BoxFuture<'_, Ack>;
+
+    /// Rolls a branch back. Of a branch never heard of, it leaves a tombstone that refuses a
+    /// prepare arriving later.
+    fn abort(&self, gid: Gid) -> BoxFuture<'_, Ack>;
+
+    /// Settles the doubt about a one-phase commit.
+    fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry>;
+
+    /// Every prepared branch, also those of other coordinators.
+    fn list_prepared(&self) -> BoxFuture<'_, Result<Vec<Gid>, String>>;
+}

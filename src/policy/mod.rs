@@ -1,0 +1,1 @@
+//! Predictions in, plan with reasons out.

@@ -1,0 +1,1 @@
+//! Worlds, and histories generated from them.

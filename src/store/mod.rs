@@ -1,0 +1,1 @@
+//! One durable key-value store behind one writer thread.
