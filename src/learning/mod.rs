@@ -1,3 +1,5 @@
 //! Histories, data sets, fitting, evaluation, reports, the outcome log.
 
+pub mod dataset;
+pub mod fit;
 pub mod metrics;
