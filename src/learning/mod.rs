@@ -1,1 +1,3 @@
 //! Histories, data sets, fitting, evaluation, reports, the outcome log.
+
+pub mod history;
