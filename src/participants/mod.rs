@@ -3,6 +3,8 @@
 //! Every call ends in a typed answer. An answer that was lost or that could mean two things is
 //! *unknown*, which is inquired later and never guessed.
 
+pub mod ledger;
+
 use std::future::Future;
 use std::pin::Pin;
 
