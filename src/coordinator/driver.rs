@@ -73,7 +73,7 @@ impl Run {
                     calls.push(self.persist(&engine, decision, physical, &made));
                     outcomes = Some(made);
                 } else {
-                    self.act(action, physical, prepared_at, &mut outcomes, &calls).await;
+                    self.act(action, physical, prepared_at, &mut outcomes, &mut calls).await;
                 }
             }
             if engine.is_over() {
@@ -108,7 +108,7 @@ impl Run {
         physical: PhysicalId,
         prepared_at: Duration,
         outcomes: &mut Option<Outcomes>,
-        calls: &Calls,
+        calls: &mut Calls,
     ) {
         match action {
             Action::PersistIntent => calls.push(self.persist_intent(physical)),
