@@ -276,7 +276,9 @@ async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, 
     match timeout(wait, axum::body::to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
-        Ok(Err(error)) => Err(Problem::new(Kind::Malformed, format!("the body broke off: {error}"))),
+        Ok(Err(error)) => {
+            Err(Problem::new(Kind::Malformed, format!("the body broke off: {error}")))
+        }
         Err(_) => {
             let detail = format!("the body did not arrive within {} ms", wait.as_millis());
             Err(Problem::new(Kind::BodyTimeout, detail))

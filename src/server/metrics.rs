@@ -5,9 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use metrics::{
-    Counter, Gauge, Histogram, Label, Level, Metadata, Recorder, SharedString, Unit,
-};
+use metrics::{Counter, Gauge, Histogram, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::coordinator::Timings;
