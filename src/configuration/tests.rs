@@ -132,9 +132,9 @@ fn values_out_of_bounds_name_value_limit_and_origin() {
     wrong("[server]\naddress = \"0.0.0.0:80\"\n", &["server.address", "allow_remote"]);
     wrong("[coordinator]\nin_flight_max = 0\n", &["coordinator.in_flight_max = 0", "at least 1"]);
     wrong("[models]\nslow_ms_max = nan\n", &["models.slow_ms_max"]);
-    wrong("[models]\nname = \"../secret\"\n", &["models.name", "letters"]);
+    wrong("[models]\nname = \"../secret\"\n", &["models.name", "../secret"]);
     wrong("[features.calendar]\ntime_zone = \"Asia/Atlantis\"\n", &["time_zone", "Atlantis"]);
-    wrong("[features.calendar]\npeak_hours = [[12, 10]]\n", &["peak_hours", "pairs"]);
+    wrong("[features.calendar]\npeak_hours = [[12, 10]]\n", &["peak_hours", "12 to 10"]);
     wrong("[outcome_log]\nseal_rows_max = 0\n", &["outcome_log.seal_rows_max = 0"]);
     wrong("[policy]\ntimeout_step = 7\n[models]\nname = \"\"\n", &["policy.t", "models.name"]);
 }

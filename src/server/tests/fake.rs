@@ -11,8 +11,9 @@ use tokio::task::JoinHandle;
 
 use crate::coordinator::{Answer, Predicted, Submission, SubmitError, Timings};
 use crate::participants::BoxFuture;
+use crate::participants::ledger::Ledger;
 use crate::server::{
-    Backend, LedgerView, NotReady, Options, ParticipantView, Reading, Server, Service, StoreReading,
+    Backend, NotReady, Options, ParticipantView, Reading, Server, Service, StoreReading,
 };
 use crate::txn::{Admission, Mode, Outcome, Plan, Protocol, TxnId};
 
@@ -96,6 +97,9 @@ impl Backend for Fake {
         Reading {
             not_ready: self.not_ready.lock().unwrap().clone(),
             in_flight: 3,
+            unfinished: 5,
+            foreign_branches: 0,
+            mode: "observe".into(),
             outcomes: vec![("committed".into(), 41), ("aborted".into(), 2)],
             reasons: vec![("business_decline".into(), 2)],
             fallbacks: vec![("success".into(), "missing".into(), 7)],
@@ -103,20 +107,11 @@ impl Backend for Fake {
         }
     }
 
-    fn shutdown(&self, _bound: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(async { self.stopped.store(true, Ordering::SeqCst) })
-    }
-}
-
-struct Books;
-
-impl LedgerView for Books {
-    fn account(&self, id: &str) -> Result<Option<serde_json::Value>, String> {
-        Ok((id == "a/1").then(|| serde_json::json!({"id": id, "balance": 5})))
-    }
-
-    fn verify(&self) -> Result<serde_json::Value, String> {
-        Ok(serde_json::json!({"ok": true}))
+    fn shutdown(&self, _bound: Duration) -> BoxFuture<'_, usize> {
+        Box::pin(async {
+            self.stopped.store(true, Ordering::SeqCst);
+            0
+        })
     }
 }
 
@@ -186,18 +181,30 @@ pub async fn serve(fake: Fake) -> Running {
 }
 
 pub async fn serve_with(fake: Fake, options: Options) -> Running {
+    serve_ledgers(fake, options, BTreeMap::new()).await
+}
+
+pub async fn serve_ledgers(
+    fake: Fake,
+    options: Options,
+    ledgers: BTreeMap<String, Ledger>,
+) -> Running {
     let fake = Arc::new(fake);
     let options = Options { address: SocketAddr::from(([127, 0, 0, 1], 0)), ..options };
-    let books: Arc<dyn LedgerView> = Arc::new(Books);
     let service = Service {
         participants: vec![ParticipantView {
             name: crate::txn::ParticipantName::new("core").unwrap(),
             kind: "embedded".into(),
             identity: "0001".into(),
         }],
-        ledgers: [("core".to_owned(), books)].into(),
+        ledgers,
         stores: Box::new(|| {
-            vec![StoreReading { store: "decision_log".into(), flushes: 9, queue_depth: 1 }]
+            vec![StoreReading {
+                store: "decision_log".into(),
+                flushes: 9,
+                writes: 81,
+                healthy: true,
+            }]
         }),
         ..Service::new(Arc::clone(&fake) as Arc<dyn Backend>)
     };
