@@ -1,8 +1,8 @@
 //! The online state: what is remembered, and how events change it.
 //!
 //! One writer. `apply` is the only way to change it and takes no clock: an event that is older
-//! than one before it counts as simultaneous with that. Failures of a payment that was rejected
-//! are not failures: it never started.
+//! than one before it counts as simultaneous with that. A payment that was rejected never started:
+//! it neither succeeded nor failed, and its counterparty was not paid.
 
 use super::bounded::{Bounded, key_of};
 use super::calendar::LocalTime;
@@ -135,11 +135,13 @@ impl State {
         match *event {
             Event::Arrived { at, payment } => self.arrived(at, payment),
             Event::Finished { at, payment, outcome, failure_class } => {
-                let succeeded = match outcome {
-                    HistoryOutcome::Committed => true,
-                    HistoryOutcome::Aborted => false,
-                    HistoryOutcome::Rejected => return,
-                };
+                let succeeded = outcome == HistoryOutcome::Committed;
+                if !succeeded {
+                    self.refused(payment);
+                }
+                if outcome == HistoryOutcome::Rejected {
+                    return;
+                }
                 let technical = !succeeded && failure_class == Some(FailureClass::Technical);
                 self.finished(at, payment, succeeded, technical);
             }
@@ -198,6 +200,13 @@ impl State {
             customer.payees.add(counterparty, at);
             let counterparty = self.counterparties.entry(counterparty, Counterparty::new);
             counterparty.arrivals.add(at, &COUNTERPARTY_ARRIVAL_WINDOWS, [1.0]);
+        }
+    }
+
+    fn refused(&mut self, payment: &Payment) {
+        if let Some(id) = &payment.counterparty {
+            let key = key_of(payment.customer.id.as_str());
+            self.customers.entry(key, Customer::new).payees.refuse(key_of(id.as_str()));
         }
     }
 
