@@ -146,7 +146,7 @@ impl State {
                 self.finished(at, payment, succeeded, technical);
             }
             Event::Leg { at, leg } => self.leg(at, leg),
-            Event::Labelled { at, payment, fraud } => self.labelled(at, payment, fraud),
+            Event::Labelled { at, payment, fraud } => self.labelled(at, Who::of(payment), fraud),
         }
     }
 
@@ -253,14 +253,31 @@ impl State {
         history.in_flight.add(at, Window::DAY, f64::from(leg.in_flight).ln_1p());
     }
 
-    fn labelled(&mut self, at: Timestamp, payment: &Payment, fraud: bool) {
+    /// What a label teaches; of its payment it takes only who was in it.
+    pub(super) fn labelled(&mut self, at: Timestamp, who: Who, fraud: bool) {
         let fraud = f64::from(u8::from(fraud));
         self.fraud.add(at, &FRAUD_WINDOWS, [1.0, fraud]);
-        let customer = self.customers.entry(key_of(payment.customer.id.as_str()), Customer::new);
+        let customer = self.customers.entry(who.customer, Customer::new);
         customer.labels.add(at, &CUSTOMER_LABEL_WINDOWS, [fraud]);
-        if let Some(id) = &payment.counterparty {
-            let counterparty = self.counterparties.entry(key_of(id.as_str()), Counterparty::new);
+        if let Some(key) = who.counterparty {
+            let counterparty = self.counterparties.entry(key, Counterparty::new);
             counterparty.labels.add(at, &COUNTERPARTY_LABEL_WINDOWS, [1.0, fraud, fraud]);
+        }
+    }
+}
+
+/// Customer and counterparty of a payment, as keys of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Who {
+    customer: u64,
+    counterparty: Option<u64>,
+}
+
+impl Who {
+    pub(super) fn of(payment: &Payment) -> Self {
+        Self {
+            customer: key_of(payment.customer.id.as_str()),
+            counterparty: payment.counterparty.as_ref().map(|id| key_of(id.as_str())),
         }
     }
 }
