@@ -27,6 +27,8 @@ pub struct Replay {
     pending: BinaryHeap<Reverse<Pending>>,
     labels: BinaryHeap<Reverse<PendingLabel>>,
     waiting: Waiting,
+    /// Of the row at hand; kept for its memory.
+    contexts: Vec<LegContext>,
     rows: u64,
     now: Timestamp,
 }
@@ -65,6 +67,7 @@ impl Replay {
             pending: BinaryHeap::new(),
             labels: BinaryHeap::new(),
             waiting: Waiting::default(),
+            contexts: Vec::new(),
             rows: 0,
             now: Timestamp::EARLIEST,
         }
@@ -92,8 +95,9 @@ impl Replay {
             });
         }
         self.advance_to(now);
-        let contexts = contexts(&row);
-        let features = self.state.extract(&row.payment, &contexts, now);
+        self.contexts.clear();
+        self.contexts.extend(contexts(&row));
+        let features = self.state.extract(&row.payment, &self.contexts, now);
         self.state.apply(&Event::Arrived { at: now, payment: &row.payment });
         self.enqueue(row);
         Ok(features)
@@ -181,9 +185,9 @@ impl Replay {
 }
 
 /// The circumstances recorded for each of the payment's participants.
-fn contexts(row: &HistoryRow) -> Vec<LegContext> {
+fn contexts(row: &HistoryRow) -> impl Iterator<Item = LegContext> {
     // Branch order is that of the participants, so the first look nearly always finds it.
-    let find = |(index, name): (usize, &ParticipantName)| {
+    let find = move |(index, name): (usize, &ParticipantName)| {
         let same_place = row.legs.get(index).filter(|leg| leg.participant == *name);
         same_place.or_else(|| row.legs.iter().find(|leg| leg.participant == *name))
     };
@@ -193,7 +197,7 @@ fn contexts(row: &HistoryRow) -> Vec<LegContext> {
             health: leg.health,
         })
     };
-    row.payment.participants.iter().enumerate().map(find).map(context).collect()
+    row.payment.participants.iter().enumerate().map(find).map(context)
 }
 
 fn is_late(leg: &LegRow) -> bool {

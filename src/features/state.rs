@@ -269,8 +269,8 @@ impl State {
 /// Customer and counterparty of a payment, as keys of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Who {
-    customer: u64,
-    counterparty: Option<u64>,
+    pub customer: u64,
+    pub counterparty: Option<u64>,
 }
 
 impl Who {
