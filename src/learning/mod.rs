@@ -1,3 +1,6 @@
 //! Histories, data sets, fitting, evaluation, reports, the outcome log.
 
+pub mod dataset;
+pub mod fit;
 pub mod history;
+pub mod metrics;

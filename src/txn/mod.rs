@@ -14,14 +14,15 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use payment::text_enum;
+
 pub use history::{FailureClass, HistoryOutcome, HistoryRow, LegRow, LegVote};
 pub use ids::{
     BranchIndex, CounterpartyId, CustomerId, Epoch, Gid, IdError, LogId, OperationName,
     ParticipantName, PhysicalId, TxnId,
 };
 pub use money::{Currency, Money};
-pub use outcome::{Decision, Declined, Outcome, Reason, ReasonCode, Vote};
-pub(crate) use payment::text_enum;
+pub use outcome::{Ack, Decision, Declined, Inquiry, Outcome, Reason, ReasonCode, Vote};
 pub use payment::{
     Customer, CustomerType, Kind, Location, Operation, Params, Payment, ProtocolRequest,
     Transaction, ValueError,

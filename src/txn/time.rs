@@ -26,6 +26,11 @@ const MICROS_MIN: i64 = -62_135_596_800_000_000;
 const MICROS_MAX: i64 = 253_402_207_200_000_000;
 
 impl Timestamp {
+    /// The first instant that has a text form.
+    pub const EARLIEST: Self = Self(MICROS_MIN);
+    /// The last instant that has a text form.
+    pub const LATEST: Self = Self(MICROS_MAX);
+
     /// From microseconds since the Unix epoch, clamped to the years 1 to 9999.
     pub fn from_micros(micros: i64) -> Self {
         Self(micros.clamp(MICROS_MIN, MICROS_MAX))
