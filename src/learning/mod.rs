@@ -2,4 +2,5 @@
 
 pub mod dataset;
 pub mod fit;
+pub mod history;
 pub mod metrics;
