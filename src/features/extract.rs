@@ -12,7 +12,9 @@ use super::entities::{
 use super::schema::{Leg, Txn};
 use super::state::{FRAUD_WINDOWS, OVERALL_WINDOWS, SEGMENT_WINDOWS};
 use super::window::{Counters, Moments, Window, log_odds, seconds_between, smoothed};
-use super::{Feature, Features, LEG_WIDTH, LegContext, State, TXN_WIDTH, leg_features, txn_features};
+use super::{
+    Feature, Features, LEG_WIDTH, LegContext, State, TXN_WIDTH, leg_features, txn_features,
+};
 use crate::txn::{CustomerType, Kind, Location, Payment, Timestamp};
 
 /// Times since something are not told apart beyond this.
@@ -112,10 +114,10 @@ impl State {
             let history = self.participants.get(key_of(name.as_str()));
             let mut leg = Row::new(leg_features());
             participant(&mut leg, context, history, now);
-            leg.set_some(Leg::LegLoad as usize, load(payment));
-            leg.set_if(Leg::LegPeak as usize, local.peak);
+            leg.set_some(Leg::Load as usize, load(payment));
+            leg.set_if(Leg::Peak as usize, local.peak);
             let amount = payment.amount.minor.max(0) as f64;
-            leg.set(Leg::LegAmount as usize, amount.ln_1p());
+            leg.set(Leg::Amount as usize, amount.ln_1p());
             worst.take(&leg, history, now);
             leg.values
         });
@@ -171,18 +173,18 @@ fn load(payment: &Payment) -> Option<f64> {
 
 /// How much and how often the customer paid lately.
 fn velocity(row: &mut Row<TXN_WIDTH>, payment: &Payment, customer: &Customer, now: Timestamp) {
-    let [count_1h, count_1d, count_7d, count_30d, amount_1d, amount_30d, large] =
+    let [in_hour, in_day, spent_in_day, large, in_week, in_month, spent_in_month] =
         customer.arrivals.read(now, &ARRIVAL_WINDOWS);
     let amount = payment.amount.minor.max(0) as f64;
-    row.set(Txn::Count1h as usize, count_1h.ln_1p());
-    row.set(Txn::Count1d as usize, count_1d.ln_1p());
-    row.set(Txn::Count7d as usize, count_7d.ln_1p());
-    row.set(Txn::Count30d as usize, count_30d.ln_1p());
+    row.set(Txn::Count1h as usize, in_hour.ln_1p());
+    row.set(Txn::Count1d as usize, in_day.ln_1p());
+    row.set(Txn::Count7d as usize, in_week.ln_1p());
+    row.set(Txn::Count30d as usize, in_month.ln_1p());
     row.set_some(Txn::SincePayment as usize, customer.last_arrival.map(|at| log_age(at, now)));
-    row.set(Txn::Amount1d as usize, (amount_1d + amount).ln_1p());
+    row.set(Txn::Amount1d as usize, (spent_in_day + amount).ln_1p());
     // Faded to nothing, a mean is only noise.
-    if count_30d > 1e-6 {
-        let mean = amount_30d / count_30d;
+    if in_month > 1e-6 {
+        let mean = spent_in_month / in_month;
         row.set(Txn::AmountRatio as usize, ((amount + 1.0) / (mean + 1.0)).ln());
     }
     row.set(Txn::Large3d as usize, large.ln_1p());
@@ -198,12 +200,12 @@ fn results(
     now: Timestamp,
     segment: f64,
 ) {
-    let [failures_1h, failures_1d, finished, succeeded] =
+    let [failed_in_hour, failed_in_day, finished, succeeded] =
         customer.finished.read(now, &CUSTOMER_FINISHED_WINDOWS);
     let success = smoothed(succeeded, finished, segment, 3.0);
     row.set(Txn::CustomerSuccess as usize, log_odds(success));
-    row.set(Txn::Failures1h as usize, failures_1h.ln_1p());
-    row.set(Txn::Failures1d as usize, failures_1d.ln_1p());
+    row.set(Txn::Failures1h as usize, failed_in_hour.ln_1p());
+    row.set(Txn::Failures1d as usize, failed_in_day.ln_1p());
     row.set_some(Txn::SinceFailure as usize, customer.last_failure.map(|at| log_age(at, now)));
     if let Some((amount, at)) = customer.last_decline {
         let recency = (-seconds_between(at, now) / 86_400.0).exp();
@@ -251,8 +253,7 @@ fn participant(
         leg.set(Leg::InFlightExcess as usize, in_flight - usual);
     }
     leg.set(Leg::Refused as usize, log_odds(outage_share(&history.refusals, now)));
-    if let (Some(recent), Some(day)) = (history.latency_recent.mean(), history.latency_day.mean())
-    {
+    if let (Some(recent), Some(day)) = (history.latency_recent.mean(), history.latency_day.mean()) {
         let weight = history.latency_recent.weight(now, Window::MINUTES_10);
         leg.set(Leg::LatencyRecent as usize, (recent * weight + day) / (weight + 1.0));
         leg.set(Leg::LatencyDay as usize, day);
@@ -267,7 +268,7 @@ fn spread(moments: &Moments) -> Option<f64> {
 /// The worst of the participants: one of them is enough to fail.
 #[derive(Default)]
 struct Worst {
-    health: Option<f64>,
+    ill: Option<f64>,
     in_flight: Option<f64>,
     latency: Option<f64>,
     refused: Option<f64>,
@@ -275,17 +276,13 @@ struct Worst {
 }
 
 impl Worst {
-    fn take(
-        &mut self,
-        leg: &Row<LEG_WIDTH>,
-        history: Option<&ParticipantHistory>,
-        now: Timestamp,
-    ) {
+    fn take(&mut self, leg: &Row<LEG_WIDTH>, history: Option<&ParticipantHistory>, now: Timestamp) {
         let value = |position: Leg| Some(f64::from(leg.values[position as usize]));
         // An unknown latency, NaN, gives way to a known one.
         let most = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.max(b)).or(b);
-        let least = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.min(b)).or(b);
-        self.health = least(self.health, value(Leg::Health));
+        // Of health the least is the worst: the largest of its negative.
+        let ill = value(Leg::Health).map(|health| -health);
+        self.ill = most(self.ill, ill);
         self.in_flight = most(self.in_flight, value(Leg::InFlight));
         self.latency = most(self.latency, value(Leg::LatencyRecent));
         self.refused = most(self.refused, value(Leg::Refused));
@@ -296,7 +293,7 @@ impl Worst {
     }
 
     fn write(&self, row: &mut Row<TXN_WIDTH>) {
-        row.set_some(Txn::HealthWorst as usize, self.health);
+        row.set_some(Txn::HealthWorst as usize, self.ill.map(|ill| -ill));
         row.set_some(Txn::InFlightMost as usize, self.in_flight);
         row.set_some(Txn::LatencyMost as usize, self.latency);
         row.set_some(Txn::RefusedMost as usize, self.refused);
