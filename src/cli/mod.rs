@@ -26,6 +26,7 @@ use clap::{Parser, Subcommand};
 pub use exit::Refused;
 pub use node::Node;
 pub use output::{print, print_json};
+pub use progress::Progress;
 
 /// A transaction coordinator that predicts before it prepares.
 #[derive(Debug, Parser)]
