@@ -119,7 +119,8 @@ impl LocalTime {
             time_zone: calendar.time_zone.clone(),
             detail: error.to_string(),
         })?;
-        if let Some(&[from, to]) = calendar.peak_hours.iter().find(|[from, to]| from >= to || *to > 24)
+        if let Some(&[from, to]) =
+            calendar.peak_hours.iter().find(|[from, to]| from >= to || *to > 24)
         {
             return Err(Error::PeakHours { from, to });
         }

@@ -12,7 +12,9 @@ use super::entities::{
 use super::schema::{Leg, Txn};
 use super::state::{FRAUD_WINDOWS, OVERALL_WINDOWS, SEGMENT_WINDOWS};
 use super::window::{Counters, Moments, Window, log_odds, seconds_between, smoothed};
-use super::{Feature, Features, LEG_WIDTH, LegContext, State, TXN_WIDTH, leg_features, txn_features};
+use super::{
+    Feature, Features, LEG_WIDTH, LegContext, State, TXN_WIDTH, leg_features, txn_features,
+};
 use crate::txn::{CustomerType, Kind, Location, Payment, Timestamp};
 
 /// Times since something are not told apart beyond this.
@@ -251,8 +253,7 @@ fn participant(
         leg.set(Leg::InFlightExcess as usize, in_flight - usual);
     }
     leg.set(Leg::Refused as usize, log_odds(outage_share(&history.refusals, now)));
-    if let (Some(recent), Some(day)) = (history.latency_recent.mean(), history.latency_day.mean())
-    {
+    if let (Some(recent), Some(day)) = (history.latency_recent.mean(), history.latency_day.mean()) {
         let weight = history.latency_recent.weight(now, Window::MINUTES_10);
         leg.set(Leg::LatencyRecent as usize, (recent * weight + day) / (weight + 1.0));
         leg.set(Leg::LatencyDay as usize, day);
@@ -275,12 +276,7 @@ struct Worst {
 }
 
 impl Worst {
-    fn take(
-        &mut self,
-        leg: &Row<LEG_WIDTH>,
-        history: Option<&ParticipantHistory>,
-        now: Timestamp,
-    ) {
+    fn take(&mut self, leg: &Row<LEG_WIDTH>, history: Option<&ParticipantHistory>, now: Timestamp) {
         let value = |position: Leg| Some(f64::from(leg.values[position as usize]));
         // An unknown latency, NaN, gives way to a known one.
         let most = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.max(b)).or(b);

@@ -115,8 +115,7 @@ impl State {
         let history = self.participants.get(key_of(participant.as_str()))?;
         // Numerator and denominator fade alike, so the mean is the same at any instant.
         let [count, sum] = history.latency_ms.read(NEVER, &LATENCY_MS_WINDOWS);
-        (count > 0.0)
-            .then(|| LegLatency { mean_ms: sum / count, samples: history.latency_samples })
+        (count > 0.0).then(|| LegLatency { mean_ms: sum / count, samples: history.latency_samples })
     }
 
     /// How full it is.
@@ -210,8 +209,7 @@ impl State {
         add_case(&mut self.kind_technical[kind], at, technical);
 
         let failed = one_if(!succeeded);
-        let customer =
-            self.customers.entry(key_of(payment.customer.id.as_str()), Customer::new);
+        let customer = self.customers.entry(key_of(payment.customer.id.as_str()), Customer::new);
         // What broke elsewhere says nothing about the customer's own success rate.
         let own = one_if(!technical);
         let values = [failed, failed, own, one_if(succeeded)];
@@ -249,8 +247,7 @@ impl State {
     fn labelled(&mut self, at: Timestamp, payment: &Payment, fraud: bool) {
         let fraud = f64::from(u8::from(fraud));
         self.fraud.add(at, &FRAUD_WINDOWS, [1.0, fraud]);
-        let customer =
-            self.customers.entry(key_of(payment.customer.id.as_str()), Customer::new);
+        let customer = self.customers.entry(key_of(payment.customer.id.as_str()), Customer::new);
         customer.labels.add(at, &CUSTOMER_LABEL_WINDOWS, [fraud]);
         if let Some(id) = &payment.counterparty {
             let counterparty = self.counterparties.entry(key_of(id.as_str()), Counterparty::new);

@@ -1,3 +1,5 @@
 //! Histories, data sets, fitting, evaluation, reports, the outcome log.
 
+pub mod evaluate;
 pub mod metrics;
+pub mod report;

@@ -87,10 +87,7 @@ impl Calibration {
                 hbb += weight;
             }
             let determinant = haa * hbb - hab * hab;
-            let step = (
-                (hbb * ga - hab * gb) / determinant,
-                (haa * gb - hab * ga) / determinant,
-            );
+            let step = ((hbb * ga - hab * gb) / determinant, (haa * gb - hab * ga) / determinant);
             if !(step.0.is_finite() && step.1.is_finite()) {
                 return None;
             }
