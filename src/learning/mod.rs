@@ -3,3 +3,4 @@
 pub mod evaluate;
 pub mod metrics;
 pub mod report;
+pub mod history;

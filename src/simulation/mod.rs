@@ -1,1 +1,28 @@
 //! Worlds, and histories generated from them.
+//!
+//! A [`world::World`] holds every law and every magnitude; [`generate::Generator`] draws payments
+//! from it in the order of time, with the hidden truth beside each. Features and policy know
+//! nothing of a world, and share no constant with one.
+
+pub mod files;
+pub mod generate;
+pub mod world;
+
+mod check;
+mod draft;
+mod fraud;
+mod kinds;
+mod laws;
+mod outcome;
+mod participants;
+mod population;
+mod traffic;
+
+#[cfg(test)]
+mod tests;
+
+pub use files::{Output, Summary};
+pub use fraud::Typology;
+pub use generate::{Generated, Generator, Options, Truth};
+pub use population::{Counterparty, SimulatedCustomer};
+pub use world::{World, WorldError};

@@ -23,6 +23,7 @@ pub use ids::{
 };
 pub use money::{Currency, Money};
 pub use outcome::{Decision, Declined, Outcome, Reason, ReasonCode, Vote};
+pub(crate) use payment::text_enum;
 pub use payment::{
     Customer, CustomerType, Kind, Location, Operation, Params, Payment, ProtocolRequest,
     Transaction, ValueError,
