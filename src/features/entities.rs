@@ -8,15 +8,15 @@ use crate::txn::{Location, Timestamp};
 /// Before every event.
 pub(super) const NEVER: Timestamp = Timestamp::EARLIEST;
 
-/// Payments, four times; amount; amount; large payments.
+/// Payments, payments, amount, large payments, payments, payments, amount.
 pub(super) const ARRIVAL_WINDOWS: [Window; 7] = [
     Window::HOUR,
     Window::DAY,
+    Window::DAY,
+    Window::DAYS_3,
     Window::DAYS_7,
     Window::DAYS_30,
-    Window::DAY,
     Window::DAYS_30,
-    Window::DAYS_3,
 ];
 /// Failures, failures, finished, succeeded.
 pub(super) const CUSTOMER_FINISHED_WINDOWS: [Window; 4] =

@@ -173,7 +173,7 @@ fn load(payment: &Payment) -> Option<f64> {
 
 /// How much and how often the customer paid lately.
 fn velocity(row: &mut Row<TXN_WIDTH>, payment: &Payment, customer: &Customer, now: Timestamp) {
-    let [count_1h, count_1d, count_7d, count_30d, amount_1d, amount_30d, large] =
+    let [count_1h, count_1d, amount_1d, large, count_7d, count_30d, amount_30d] =
         customer.arrivals.read(now, &ARRIVAL_WINDOWS);
     let amount = payment.amount.minor.max(0) as f64;
     row.set(Txn::Count1h as usize, count_1h.ln_1p());

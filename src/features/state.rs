@@ -185,7 +185,7 @@ impl State {
         let customer = self.customers.entry(key, Customer::new);
         let amount = payment.amount.minor.max(0) as f64;
         let large = f64::from(u8::from(view.deviation > LARGE_DEVIATION));
-        let values = [1.0, 1.0, 1.0, 1.0, amount, amount, large];
+        let values = [1.0, 1.0, amount, large, 1.0, 1.0, amount];
         customer.arrivals.add(at, &ARRIVAL_WINDOWS, values);
         customer.last_arrival = customer.last_arrival.max(Some(at));
         customer.amounts.add(at, CUSTOMER_AMOUNT_WINDOW, view.tamed);
