@@ -17,9 +17,11 @@
 //! | 5 | `learning` | histories, data sets, fitting, evaluation, reports, the outcome log |
 //! | 6 | `server` | HTTP interface and metrics |
 //! | 6 | `simulation` | worlds, and histories generated from them |
+//! | 7 | `configuration` | file, environment and flags, checked once, with origins |
 //!
 //! The binary's commands stand in `src/cli/`, one file each.
 
+pub mod configuration;
 pub mod coordinator;
 pub mod decision_log;
 pub mod features;

@@ -1,5 +1,411 @@
 //! The coordinator: from a checked request to a durable, atomic outcome.
+//!
+//! `in_flight` and `recovery` decide and are pure; `driver` carries a transaction; this file joins
+//! them to the log, the participants, the features and the models. Predictions are made before the
+//! engine starts and never asked again: from the first prepare on, only votes count.
 
 mod answer;
+mod clock;
+mod driver;
+mod gauges;
+mod in_flight;
+mod options;
+mod record;
+mod recovery;
+mod startup;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 pub use answer::{Answer, Insights, Predicted, Submission, SubmitError, Timings, Wait};
+pub use clock::{Clock, SystemClock};
+pub use options::Options;
+pub use recovery::RecoveryError;
+pub use startup::StartError;
+pub use status::Status;
+
+use crate::decision_log::{AnswerRecord, DecisionLog};
+use crate::features::{self, Event, LegContext};
+use crate::models::serving::Serving;
+use crate::participants::Participant;
+use crate::policy::Policy;
+use crate::txn::{
+    Admission, Mode, Operation, Outcome, ParticipantName, Payment, Plan, Prediction, Timestamp,
+    Transaction, TxnId,
+};
+use driver::{Reply, Run};
+use gauges::Gauge;
+use in_flight::{Conflict, InFlight};
+use record::{Draft, LegTrace, insights, timings};
+use status::Counters;
+
+/// What a coordinator is made of.
+pub struct Parts {
+    /// The durable truth.
+    pub log: DecisionLog,
+    /// Who takes part, by configured name.
+    pub participants: BTreeMap<ParticipantName, Arc<dyn Participant>>,
+    /// The models.
+    pub serving: Arc<Serving>,
+    /// The feature state, warmed up or empty.
+    pub features: features::State,
+    /// Predictions to plans.
+    pub policy: Policy,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Runs transactions. Cheap to share behind an `Arc`; its tasks outlive a dropped client.
+pub struct Coordinator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    log: DecisionLog,
+    participants: BTreeMap<ParticipantName, Member>,
+    serving: Arc<Serving>,
+    features: Mutex<features::State>,
+    policy: Mutex<Policy>,
+    clock: Arc<dyn Clock>,
+    options: Options,
+    in_flight: Mutex<InFlight>,
+    unfinished: AtomicUsize,
+    counters: Counters,
+    recovering: AtomicBool,
+    draining: AtomicBool,
+    stop: watch::Sender<bool>,
+    foreign: Vec<String>,
+}
+
+/// A configured participant with its live counters.
+#[derive(Clone)]
+struct Member {
+    participant: Arc<dyn Participant>,
+    gauge: Arc<Gauge>,
+}
+
+/// A participant's part in one transaction.
+struct Branch {
+    name: ParticipantName,
+    participant: Arc<dyn Participant>,
+    gauge: Arc<Gauge>,
+    operations: Vec<Operation>,
+}
+
+impl Coordinator {
+    /// Executes a transaction and answers when its outcome is durable. Dropping the future stops
+    /// nothing: the same key asks again.
+    pub async fn submit(&self, mut submission: Submission) -> Result<Answer, SubmitError> {
+        let inner = &self.inner;
+        let branches = inner.bind(&mut submission.transaction)?;
+        inner.begin(&submission)?;
+        let id = submission.transaction.id.clone();
+        let (reply, answer) = oneshot::channel();
+        let run = inner.clone();
+        tokio::spawn(async move { run.start_one(submission, branches, reply).await });
+        answer.await.unwrap_or_else(|_| {
+            Err(SubmitError::Unavailable { id, detail: "the transaction's task ended".into() })
+        })
+    }
+
+    /// Answers what would be predicted and planned, without executing or remembering anything.
+    pub fn predict(&self, submission: &Submission) -> Result<Predicted, SubmitError> {
+        let mut transaction = submission.transaction.clone();
+        self.inner.bind(&mut transaction)?;
+        let now = submission.event_time.unwrap_or_else(|| self.inner.clock.now());
+        let contexts = self.inner.contexts(&transaction.payment.participants);
+        let features = {
+            let state = self.inner.features.lock().expect("no panic while held");
+            state.extract(&transaction.payment, &contexts, now)
+        };
+        let prediction = self.inner.predict(&features, &transaction.payment.participants);
+        let mut policy = self.inner.policy.lock().expect("no panic while held");
+        let plan = policy.preview(&transaction.payment.participants, prediction.as_ref());
+        let insights = prediction.map(|p| insights(&p, &plan));
+        Ok(Predicted { insights, plan })
+    }
+
+    /// The durable answer of a transaction; `None` if it was never finished.
+    pub fn answer(&self, id: &TxnId) -> Result<Option<Answer>, SubmitError> {
+        Ok(self.inner.stored(id)?.map(|(answer, _)| answer))
+    }
+
+    /// Whether a transaction runs and has no answer yet.
+    pub fn is_in_flight(&self, id: &TxnId) -> bool {
+        self.inner.in_flight.lock().expect("no panic while held").contains(id)
+    }
+
+    /// What it is doing.
+    pub fn status(&self) -> Status {
+        let inner = &self.inner;
+        Status {
+            healthy: inner.log.healthy(),
+            recovering: inner.recovering.load(Ordering::Relaxed),
+            draining: inner.draining.load(Ordering::Relaxed),
+            in_flight: inner.in_flight.lock().expect("no panic while held").len(),
+            unfinished: inner.unfinished.load(Ordering::Relaxed),
+            outcomes: inner.counters.outcomes(),
+            reasons: inner.counters.reasons(),
+            foreign_branches: inner.foreign.clone(),
+            mode: inner.policy.lock().expect("no panic while held").mode(),
+            flushes: inner.log.flushes(),
+        }
+    }
+
+    /// The models that serve.
+    pub fn serving(&self) -> &Arc<Serving> {
+        &self.inner.serving
+    }
+
+    /// The decision log.
+    pub fn log(&self) -> &DecisionLog {
+        &self.inner.log
+    }
+
+    /// The configured participants.
+    pub fn participant_names(&self) -> Vec<ParticipantName> {
+        self.inner.participants.keys().cloned().collect()
+    }
+
+    /// Switches policy between off, observe and enforce.
+    pub fn set_mode(&self, mode: Mode) {
+        self.inner.policy.lock().expect("no panic while held").set_mode(mode);
+    }
+
+    /// Stops: refuses new transactions, lets those in flight decide for half of `bound`, aborts
+    /// what is still undecided, and leaves an unacknowledged phase two to recovery at the end of
+    /// `bound`. Answers how many were left.
+    pub async fn shutdown(&self, bound: Duration) -> usize {
+        let inner = &self.inner;
+        inner.draining.store(true, Ordering::SeqCst);
+        let started = Instant::now();
+        let idle = || inner.unfinished.load(Ordering::SeqCst) == 0;
+        while !idle() && started.elapsed() < bound {
+            if started.elapsed() * 2 >= bound {
+                inner.stop.send_replace(true);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        inner.unfinished.load(Ordering::SeqCst)
+    }
+}
+
+impl Inner {
+    /// Groups the operations by participant, in order of first mention, and checks each.
+    fn bind(&self, transaction: &mut Transaction) -> Result<Arc<[Branch]>, SubmitError> {
+        let mut branches: Vec<Branch> = Vec::new();
+        for operation in &transaction.operations {
+            let name = &operation.participant;
+            let Some(member) = self.participants.get(name) else {
+                let known: Vec<_> = self.participants.keys().map(ToString::to_string).collect();
+                return Err(SubmitError::UnknownParticipant {
+                    name: name.to_string(),
+                    known: known.join(", "),
+                });
+            };
+            member.participant.validate(operation).map_err(|detail| {
+                SubmitError::BadOperation {
+                    participant: name.to_string(),
+                    operation: operation.operation.to_string(),
+                    detail,
+                }
+            })?;
+            match branches.iter_mut().find(|b| &b.name == name) {
+                Some(branch) => branch.operations.push(operation.clone()),
+                None => branches.push(Branch {
+                    name: name.clone(),
+                    participant: member.participant.clone(),
+                    gauge: member.gauge.clone(),
+                    operations: vec![operation.clone()],
+                }),
+            }
+        }
+        transaction.payment.participants = branches.iter().map(|b| b.name.clone()).collect();
+        Ok(branches.into())
+    }
+
+    fn begin(&self, submission: &Submission) -> Result<(), SubmitError> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(SubmitError::ShuttingDown);
+        }
+        let id = &submission.transaction.id;
+        let unfinished = self.unfinished.fetch_add(1, Ordering::SeqCst);
+        let begun = if unfinished >= self.options.unfinished_max {
+            Err(SubmitError::Overloaded {
+                in_flight: unfinished,
+                limit: self.options.unfinished_max,
+            })
+        } else {
+            let mut table = self.in_flight.lock().expect("no panic while held");
+            table.begin(id, &submission.request_hash).map_err(|conflict| match conflict {
+                Conflict::Running => SubmitError::InFlight { id: id.clone() },
+                Conflict::OtherRequest => SubmitError::KeyReused { id: id.clone() },
+                Conflict::Full { in_flight } => {
+                    SubmitError::Overloaded { in_flight, limit: self.options.in_flight_max }
+                }
+            })
+        };
+        if begun.is_err() {
+            self.unfinished.fetch_sub(1, Ordering::SeqCst);
+        }
+        begun
+    }
+
+    fn release(&self, id: &TxnId) {
+        self.in_flight.lock().expect("no panic while held").end(id);
+    }
+
+    fn stored(&self, id: &TxnId) -> Result<Option<(Answer, AnswerRecord)>, SubmitError> {
+        let unavailable = |detail: String| SubmitError::Unavailable { id: id.clone(), detail };
+        let Some(record) = self.log.answer(id).map_err(|e| unavailable(e.to_string()))? else {
+            return Ok(None);
+        };
+        let answer = serde_json::from_value(record.body.clone())
+            .map_err(|e| unavailable(format!("its answer is unreadable: {e}")))?;
+        Ok(Some((answer, record)))
+    }
+
+    fn contexts(&self, participants: &[ParticipantName]) -> Vec<LegContext> {
+        let gauge = |name| self.participants.get(name).map(|m| m.gauge.context());
+        participants.iter().map(|p| gauge(p).expect("bound before")).collect()
+    }
+
+    fn predict(
+        &self,
+        features: &features::Features,
+        participants: &[ParticipantName],
+    ) -> Option<Prediction> {
+        let mode = self.policy.lock().expect("no panic while held").mode();
+        (mode != Mode::Off).then(|| self.serving.predict(features, participants))
+    }
+
+    async fn start_one(
+        self: Arc<Self>,
+        submission: Submission,
+        branches: Arc<[Branch]>,
+        reply: Reply,
+    ) {
+        let id = submission.transaction.id.clone();
+        match self.replayed(&submission) {
+            Ok(None) => {}
+            known => {
+                self.release(&id);
+                self.unfinished.fetch_sub(1, Ordering::SeqCst);
+                let _ = reply.send(known.map(|a| a.expect("the empty case is above")));
+                return;
+            }
+        }
+        let started = Instant::now();
+        let timestamp = submission.event_time.unwrap_or_else(|| self.clock.now());
+        let payment = &submission.transaction.payment;
+        let contexts = self.contexts(&payment.participants);
+        let features = self.arrive(payment, &contexts, timestamp);
+        let prediction = self.predict(&features, &payment.participants);
+        let plan: Plan = {
+            let mut policy = self.policy.lock().expect("no panic while held");
+            policy.plan(&payment.participants, prediction.as_ref())
+        };
+        let predicted = started.elapsed();
+        let trace = |context| LegTrace { context, sent_at: None, vote: None, prepare: None };
+        let run = Run {
+            legs: contexts.into_iter().map(trace).collect(),
+            draft: Draft {
+                transaction: submission.transaction,
+                timestamp,
+                features,
+                prediction,
+                plan,
+            },
+            branches,
+            request_hash: submission.request_hash,
+            wait: submission.wait,
+            started,
+            predicted,
+            reply: Some(reply),
+            inner: self,
+        };
+        match run.draft.plan.admission {
+            Admission::Admit => run.carry_out().await,
+            Admission::Reject => run.reject().await,
+        }
+    }
+
+    /// The answer given before under this key, if any.
+    fn replayed(&self, submission: &Submission) -> Result<Option<Answer>, SubmitError> {
+        let id = &submission.transaction.id;
+        if !self.log.healthy() {
+            let detail = "it failed and takes no writes until restart".to_owned();
+            return Err(SubmitError::Unavailable { id: id.clone(), detail });
+        }
+        match self.stored(id)? {
+            Some((_, record)) if record.request_hash != submission.request_hash => {
+                Err(SubmitError::KeyReused { id: id.clone() })
+            }
+            Some((answer, _)) => Ok(Some(answer)),
+            None => Ok(None),
+        }
+    }
+
+    /// Features as of now, then the arrival itself, in one step of the state.
+    fn arrive(
+        &self,
+        payment: &Payment,
+        contexts: &[LegContext],
+        at: Timestamp,
+    ) -> features::Features {
+        let mut state = self.features.lock().expect("no panic while held");
+        let features = state.extract(payment, contexts, at);
+        state.apply(&Event::Arrived { at, payment });
+        features
+    }
+}
+
+impl Run {
+    /// Answers a rejection, durably, without having started anything.
+    async fn reject(mut self) {
+        let reasons = self.draft.plan.reasons.clone();
+        let total = self.started.elapsed();
+        let row = self.draft.row(Outcome::Rejected, None, &reasons, &self.legs, total);
+        let answer = Answer {
+            id: self.draft.transaction.id.clone(),
+            outcome: Outcome::Rejected,
+            reasons,
+            protocol: None,
+            participants: self.draft.transaction.payment.participants.clone(),
+            insights: self.draft.insights(),
+            timings_ms: timings(self.predicted, self.predicted, total, total),
+        };
+        let record = AnswerRecord {
+            id: answer.id.clone(),
+            request_hash: std::mem::take(&mut self.request_hash),
+            body: serde_json::to_value(&answer).expect("answers are plain data"),
+            at: self.inner.clock.now(),
+        };
+        let durable = self.inner.log.record_outcome(None, &record, &row, None).await;
+        let result = match durable {
+            Ok(()) => {
+                self.inner.learn(&self.draft, &row);
+                self.inner.counters.count(answer.outcome, &answer.reasons);
+                self.inner.release(&answer.id);
+                Ok(answer)
+            }
+            // The key stays in flight: whether the rejection is durable shows at restart.
+            Err(error) => {
+                Err(SubmitError::Unavailable { id: answer.id, detail: error.to_string() })
+            }
+        };
+        self.inner.unfinished.fetch_sub(1, Ordering::SeqCst);
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(result);
+        }
+    }
+}

@@ -1,24 +1,327 @@
 //! The durable truth: what was decided, what was answered, what happened.
 //!
 //! # What is stored
-//! One embedded store, five keyspaces, one writer thread:
+//! One embedded store, six keyspaces, one writer thread:
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
-//! | `identity` | name | log id, epoch, format version |
+//! | `identity` | name | the epoch; log id and format version stand in the folder's own file |
 //! | `decisions` | epoch, physical id | [`DecisionRecord`], until phase two is done everywhere |
 //! | `intents` | epoch, physical id | [`Intent`] of a one-phase commit, until its outcome is known |
 //! | `answers` | transaction id | [`AnswerRecord`]: request hash and the answer as given |
 //! | `outcomes` | sequence | [`OutcomeRow`], until sealed into Parquet |
+//! | `seals` | `open`, or last sequence | the range being sealed, or what a sealed range became |
 //!
 //! # Invariants
 //! - No record of a decision means abort (presumed abort).
 //! - Answer, idempotency key, outcome row and commit decision go in one durable batch, before the
 //!   client hears anything.
+//! - Outcome rows are numbered in the order of their durability, without gaps.
 //! - A failed write poisons the log: it refuses everything until the process starts again.
 
 mod records;
+mod seal;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::store::{self, Announced, Batch, Keyspace, Store, Urgency};
+use crate::txn::{Epoch, LogId, PhysicalId, Timestamp, TxnId};
 
 pub use records::{
     AnswerRecord, DecisionRecord, Intent, OutcomeLeg, OutcomeRow, RecordedBranch, Recovered,
 };
+pub use seal::{SealRange, SealedFile, SealedRange};
+
+const KEYSPACES: &[&str] = &["identity", "decisions", "intents", "answers", "outcomes", "seals"];
+const IDENTITY: Keyspace = Keyspace::at(0);
+const DECISIONS: Keyspace = Keyspace::at(1);
+const INTENTS: Keyspace = Keyspace::at(2);
+const ANSWERS: Keyspace = Keyspace::at(3);
+const OUTCOMES: Keyspace = Keyspace::at(4);
+const SEALS: Keyspace = Keyspace::at(5);
+
+const EPOCH_KEY: &[u8] = b"epoch";
+/// Version of the records below.
+const VERSION: u32 = 1;
+/// Answers removed in one batch.
+const PRUNE_COUNT_MAX: usize = 1_000;
+
+/// Why the decision log did not do it. See [`store::Error`] for what to do about each kind.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The store below failed.
+    #[error("decision log: {0}")]
+    Store(#[from] store::Error),
+    /// Another range is being sealed: finish it first.
+    #[error("outcome rows {first} to {last} are being sealed already")]
+    SealOpen {
+        /// Its first sequence.
+        first: u64,
+        /// Its last sequence.
+        last: u64,
+    },
+}
+
+/// What a log keeps and how much may wait.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long answers are kept, by [`AnswerRecord::at`]; unresolved ones stay for ever.
+    pub answer_retention: Duration,
+    /// The most writes waiting; more are refused.
+    pub queue_count_max: usize,
+    /// The longest that [`DecisionLog::finish`] waits for another write to share its flush.
+    pub lazy_flush_after: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let store = store::Options::new("decision log", VERSION, KEYSPACES);
+        Self {
+            answer_retention: Duration::from_hours(7 * 24),
+            queue_count_max: store.queue_count_max,
+            lazy_flush_after: store.lazy_flush_after,
+        }
+    }
+}
+
+/// The durable truth of one coordinator; clones share it.
+#[derive(Clone)]
+pub struct DecisionLog(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    epoch: Epoch,
+    next_physical: AtomicU64,
+    answer_retention: Duration,
+}
+
+impl DecisionLog {
+    /// Opens or makes the log in a folder and starts its next epoch, durably.
+    pub fn open(path: &Path, options: Options) -> Result<(Self, Recovered), Error> {
+        let store_options = store::Options {
+            queue_count_max: options.queue_count_max,
+            lazy_flush_after: options.lazy_flush_after,
+            ..store::Options::new("decision log", VERSION, KEYSPACES)
+        };
+        let store = Store::open(path, &store_options)?;
+        let epoch = next_epoch(&store)?;
+        let recovered = Recovered {
+            decisions: read_all(&store, DECISIONS)?,
+            intents: read_all(&store, INTENTS)?,
+        };
+        let mut batch = Batch::new();
+        batch.put(IDENTITY, EPOCH_KEY.to_vec(), epoch.0.to_be_bytes().to_vec());
+        store.submit(batch, Urgency::Urgent)?.wait()?;
+        let log = Self(Arc::new(Inner {
+            store,
+            epoch,
+            next_physical: AtomicU64::new(1),
+            answer_retention: options.answer_retention,
+        }));
+        Ok((log, recovered))
+    }
+
+    /// The random identity made with the log.
+    pub fn log_id(&self) -> LogId {
+        LogId(self.store().id())
+    }
+
+    /// How often it has been opened.
+    pub fn epoch(&self) -> Epoch {
+        self.0.epoch
+    }
+
+    /// 1, 2, … within this epoch.
+    pub fn next_physical(&self) -> PhysicalId {
+        PhysicalId(self.0.next_physical.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Tells the log that an outcome is about to be recorded, while the guard lives: transactions
+    /// in step then share flushes (see [`store`](crate::store)). Hold one per transaction in
+    /// flight, or none.
+    pub fn announce(&self) -> Announced {
+        self.store().announce()
+    }
+
+    /// Makes the intent of a one-phase commit durable, before it is sent.
+    pub async fn record_intent(&self, intent: &Intent) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        batch.put(INTENTS, execution_key(intent.epoch, intent.physical), encode(intent));
+        self.write(batch).await
+    }
+
+    /// Makes an outcome durable, all or nothing: the commit decision if there is one, the answer,
+    /// the outcome row; and removes the intent that it settles.
+    ///
+    /// After an error the outcome is in doubt until the log is opened again, except for
+    /// [`store::Error::Full`] and [`store::Error::Closed`], which wrote nothing.
+    pub async fn record_outcome(
+        &self,
+        decision: Option<&DecisionRecord>,
+        answer: &AnswerRecord,
+        row: &OutcomeRow,
+        intent_done: Option<(Epoch, PhysicalId)>,
+    ) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        if let Some(decision) = decision {
+            let key = execution_key(decision.epoch, decision.physical);
+            batch.put(DECISIONS, key, encode(decision));
+        }
+        if let Some((epoch, physical)) = intent_done {
+            batch.delete(INTENTS, execution_key(epoch, physical));
+        }
+        batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
+        batch.append(OUTCOMES, encode(row));
+        self.write(batch).await
+    }
+
+    /// Forgets a decision that every participant has acknowledged. Lazy: after a crash it may be
+    /// back, and is acknowledged again.
+    pub async fn finish(&self, epoch: Epoch, physical: PhysicalId) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        batch.delete(DECISIONS, execution_key(epoch, physical));
+        self.store().write_lazy(batch).await?;
+        Ok(())
+    }
+
+    /// Replaces an answer: one in doubt that became final, or one found to be heuristic.
+    pub async fn update_answer(&self, answer: &AnswerRecord) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
+        self.write(batch).await
+    }
+
+    /// What was answered, if anything durable was.
+    pub fn answer(&self, id: &TxnId) -> Result<Option<AnswerRecord>, Error> {
+        read(self.store(), ANSWERS, &answer_key(id))
+    }
+
+    /// The commit decision of an execution, until it is finished everywhere.
+    pub fn decision(
+        &self,
+        epoch: Epoch,
+        physical: PhysicalId,
+    ) -> Result<Option<DecisionRecord>, Error> {
+        read(self.store(), DECISIONS, &execution_key(epoch, physical))
+    }
+
+    /// Removes answers older than the retention and gives their number. An answer stays while it
+    /// is in doubt, or while its decision or intent is open.
+    pub async fn prune_answers(&self, now: Timestamp) -> Result<u64, Error> {
+        let before = now.before(self.0.answer_retention);
+        let unresolved = self.unresolved()?;
+        let mut pruned = 0;
+        let mut batch = Batch::new();
+        let mut count = 0;
+        for entry in self.store().prefix(ANSWERS, b"") {
+            let (key, value) = entry?;
+            let answer: AnswerRecord = decode(self.store(), ANSWERS, &key, &value)?;
+            let in_doubt = answer.body.get("outcome").is_some_and(|o| o == "in_doubt");
+            if answer.at >= before || in_doubt || unresolved.contains(&answer.id) {
+                continue;
+            }
+            batch.delete(ANSWERS, key);
+            count += 1;
+            if count == PRUNE_COUNT_MAX {
+                pruned += count as u64;
+                count = 0;
+                self.store().write_lazy(std::mem::take(&mut batch)).await?;
+            }
+        }
+        self.store().write_lazy(batch).await?;
+        Ok(pruned + count as u64)
+    }
+
+    /// How often the log has synced since it was opened.
+    pub fn flushes(&self) -> u64 {
+        self.store().flushes()
+    }
+
+    /// How many writes became durable since it was opened.
+    pub fn writes(&self) -> u64 {
+        self.store().writes()
+    }
+
+    /// Whether it takes writes.
+    pub fn healthy(&self) -> bool {
+        self.store().healthy()
+    }
+
+    /// Flushes what is queued and refuses everything after. Blocks for that flush.
+    pub fn close(&self) -> Result<(), Error> {
+        Ok(self.store().close()?)
+    }
+
+    fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    async fn write(&self, batch: Batch) -> Result<(), Error> {
+        self.store().write(batch).await?;
+        Ok(())
+    }
+
+    fn unresolved(&self) -> Result<HashSet<TxnId>, Error> {
+        let decisions: Vec<DecisionRecord> = read_all(self.store(), DECISIONS)?;
+        let intents: Vec<Intent> = read_all(self.store(), INTENTS)?;
+        let members = decisions.into_iter().flat_map(|decision| decision.members);
+        Ok(members.chain(intents.into_iter().map(|intent| intent.row.txn_id)).collect())
+    }
+}
+
+fn next_epoch(store: &Store) -> Result<Epoch, Error> {
+    let Some(value) = store.get(IDENTITY, EPOCH_KEY)? else { return Ok(Epoch(1)) };
+    let bytes = <[u8; 8]>::try_from(value.as_slice());
+    let last = bytes.map_err(|_| store.record_error(IDENTITY, EPOCH_KEY, "not 8 bytes"))?;
+    Ok(Epoch(u64::from_be_bytes(last) + 1))
+}
+
+fn execution_key(epoch: Epoch, physical: PhysicalId) -> Vec<u8> {
+    [epoch.0.to_be_bytes(), physical.0.to_be_bytes()].concat()
+}
+
+fn answer_key(id: &TxnId) -> Vec<u8> {
+    id.as_str().as_bytes().to_vec()
+}
+
+fn encode(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("records have text keys only")
+}
+
+fn decode<T: DeserializeOwned>(
+    store: &Store,
+    keyspace: Keyspace,
+    key: &[u8],
+    value: &[u8],
+) -> Result<T, Error> {
+    serde_json::from_slice(value).map_err(|e| store.record_error(keyspace, key, e).into())
+}
+
+fn read<T: DeserializeOwned>(
+    store: &Store,
+    keyspace: Keyspace,
+    key: &[u8],
+) -> Result<Option<T>, Error> {
+    let value = store.get(keyspace, key)?;
+    value.map(|value| decode(store, keyspace, key, &value)).transpose()
+}
+
+fn read_all<T: DeserializeOwned>(store: &Store, keyspace: Keyspace) -> Result<Vec<T>, Error> {
+    let entries = store.prefix(keyspace, b"");
+    entries
+        .map(|entry| {
+            let (key, value) = entry?;
+            decode(store, keyspace, &key, &value)
+        })
+        .collect()
+}

@@ -104,7 +104,8 @@ pub struct OutcomeRow {
     pub reasons: Vec<String>,
     /// From submission to outcome, in microseconds.
     pub total_us: u64,
-    /// Transaction features as served, in schema order.
+    /// Transaction features as served, in schema order; a missing one is NaN, stored as null.
+    #[serde(with = "nan_as_null")]
     pub features: Vec<f32>,
     /// What models said, `None` in mode off.
     pub prediction: Option<Prediction>,
@@ -140,4 +141,18 @@ pub struct Recovered {
     pub decisions: Vec<DecisionRecord>,
     /// One-phase commits whose outcome is not known.
     pub intents: Vec<Intent>,
+}
+
+/// JSON has no NaN. Infinities, which no feature should be, come back as NaN too.
+mod nan_as_null {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(values: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(|value| value.is_finite().then_some(*value)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
+        let values = Vec::<Option<f32>>::deserialize(deserializer)?;
+        Ok(values.into_iter().map(|value| value.unwrap_or(f32::NAN)).collect())
+    }
 }

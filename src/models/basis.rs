@@ -76,6 +76,19 @@ impl Basis {
         &self.columns
     }
 
+    /// The same basis over only the features that it uses, and where those stand in the old rows.
+    #[must_use]
+    pub fn compact(mut self) -> (Self, Vec<usize>) {
+        let mut inputs: Vec<usize> = self.columns.iter().map(|column| column.input).collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        for column in &mut self.columns {
+            column.input = inputs.partition_point(|input| *input < column.input);
+        }
+        self.width = inputs.len();
+        (self, inputs)
+    }
+
     /// The matrix of all columns, standardised; column after column in memory if `by_column`.
     pub fn matrix(&self, rows: &[f32], by_column: bool) -> Array2<f64> {
         let shape = (rows.len() / self.width, self.columns.len());

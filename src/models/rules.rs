@@ -129,10 +129,6 @@ impl Side {
 pub struct LatencyRule {
     /// A leg feature: moving average of ln(milliseconds).
     pub feature: String,
-    /// A leg feature that says how many samples the average has.
-    pub samples_feature: String,
-    /// Samples below which the average is not believed.
-    pub samples_min: f32,
     /// Upper bound = average × this, never below `floor_ms`.
     pub multiplier: f64,
     /// The lowest upper bound, in milliseconds.
@@ -148,7 +144,6 @@ pub struct Rules {
     success: DecisionList,
     fraud: DecisionList,
     latency_input: usize,
-    samples_input: usize,
 }
 
 /// A decision list bound to the transaction features.
@@ -194,13 +189,6 @@ impl Rules {
 
     /// Checks a file and binds it to the schema.
     pub fn bind(file: RulesFile) -> Result<Self, RulesError> {
-        let leg = |name: &str, rule: &str| {
-            position(leg_features(), name).ok_or_else(|| RulesError::UnknownFeature {
-                target: Target::Latency,
-                rule: rule.to_owned(),
-                feature: name.to_owned(),
-            })
-        };
         for (name, value) in [
             ("multiplier", file.latency.multiplier),
             ("floor_ms", file.latency.floor_ms),
@@ -217,8 +205,13 @@ impl Rules {
         Ok(Self {
             success: DecisionList::bind(Target::Success, &file.success)?,
             fraud: DecisionList::bind(Target::Fraud, &file.fraud)?,
-            latency_input: leg(&file.latency.feature, "feature")?,
-            samples_input: leg(&file.latency.samples_feature, "samples_feature")?,
+            latency_input: position(leg_features(), &file.latency.feature).ok_or_else(|| {
+                RulesError::UnknownFeature {
+                    target: Target::Latency,
+                    rule: "feature".to_owned(),
+                    feature: file.latency.feature.clone(),
+                }
+            })?,
             file,
         })
     }
@@ -256,11 +249,10 @@ impl Rules {
         }
     }
 
-    /// The participant's moving average in milliseconds, where it rests on enough samples.
+    /// The participant's moving average in milliseconds, if it has one.
     pub fn average_ms(&self, features: &[f32; LEG_WIDTH]) -> Option<f64> {
-        let known = features[self.samples_input] >= self.file.latency.samples_min;
         let median = f64::from(features[self.latency_input]).exp();
-        (known && median.is_finite() && median > 0.0).then_some(median)
+        (median.is_finite() && median > 0.0).then_some(median)
     }
 }
 

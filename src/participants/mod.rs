@@ -3,36 +3,16 @@
 //! Every call ends in a typed answer. An answer that was lost or that could mean two things is
 //! *unknown*, which is inquired later and never guessed.
 
+pub mod ledger;
+
 use std::future::Future;
 use std::pin::Pin;
 
+pub use crate::txn::{Ack, Inquiry};
 use crate::txn::{Epoch, Gid, LogId, Operation, Vote};
 
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// A participant's answer to commit or abort of a branch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ack {
-    /// Carried out, durably; also for a repeated call.
-    Done,
-    /// It ended the other way, or it never heard of a branch it had prepared: for the operator.
-    Heuristic(String),
-    /// No usable answer: try again.
-    Unknown(String),
-}
-
-/// What a participant knows of a one-phase commit whose reply was lost. Asking places a tombstone,
-/// so that the answer stays true: whoever came first is the truth.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Inquiry {
-    /// The branch was committed.
-    Committed,
-    /// It was not, and can no longer be.
-    Aborted,
-    /// No usable answer: ask again.
-    Unknown(String),
-}
 
 /// Why a participant refuses a coordinator at start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

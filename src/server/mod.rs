@@ -1,1 +1,31 @@
-//! HTTP interface and metrics.
+//! The HTTP interface: strict requests in, durable answers out, and metrics.
+//!
+//! | method and path | answer |
+//! |---|---|
+//! | `POST /v1/transactions` | 200 with the outcome; 202 in doubt or still running |
+//! | `GET /v1/transactions/{id}` | 200, 202 while running, 404 |
+//! | `POST /v1/transactions:predict` | predictions and plan; nothing is done |
+//! | `GET /v1/participants` | names, kinds, identities |
+//! | `GET /v1/ledgers/{ledger}/accounts/{id}`, `…/verify` | looks into embedded ledgers |
+//! | `GET /healthz`, `/readyz`, `/metrics` | for operators |
+//!
+//! Errors are problem documents ([`problem::Kind`] is the catalogue). A transaction's id is its
+//! idempotency key. Nothing is authenticated yet, so only loopback is listened on unless told
+//! otherwise. The server decides nothing about transactions and keeps no state of them.
+
+mod api;
+pub mod backend;
+mod fields;
+pub mod json;
+mod listener;
+mod metrics;
+mod options;
+pub mod problem;
+pub mod request;
+
+pub use backend::{Backend, LedgerView, NotReady, ParticipantView, Reading, Service, StoreReading};
+pub use listener::{Error, Server};
+pub use options::{Options, OptionsError};
+
+#[cfg(test)]
+mod tests;

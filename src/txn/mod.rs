@@ -22,8 +22,7 @@ pub use ids::{
     ParticipantName, PhysicalId, TxnId,
 };
 pub use money::{Currency, Money};
-pub use outcome::{Decision, Declined, Outcome, Reason, ReasonCode, Vote};
-pub(crate) use payment::text_enum;
+pub use outcome::{Ack, Decision, Declined, Inquiry, Outcome, Reason, ReasonCode, Vote};
 pub use payment::{
     Customer, CustomerType, Kind, Location, Operation, Params, Payment, ProtocolRequest,
     Transaction, ValueError,

@@ -39,6 +39,29 @@ pub enum Vote {
     Unknown(String),
 }
 
+/// A participant's answer to commit or abort of a branch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ack {
+    /// Carried out, durably; also for a repeated call.
+    Done,
+    /// It ended the other way, or it never heard of a branch it had prepared: for the operator.
+    Heuristic(String),
+    /// No usable answer: try again.
+    Unknown(String),
+}
+
+/// What a participant knows of a one-phase commit whose reply was lost. Asking places a tombstone,
+/// so that the answer stays true: whoever came first is the truth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inquiry {
+    /// The branch was committed.
+    Committed,
+    /// It was not, and can no longer be.
+    Aborted,
+    /// No usable answer: ask again.
+    Unknown(String),
+}
+
 /// The coordinator's decision: never changes once durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

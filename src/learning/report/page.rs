@@ -229,9 +229,8 @@ fn data(report: &Report) -> Markup {
 }
 
 fn method(evaluation: &Evaluation) -> Markup {
-    let majority = |target: &str| {
-        maybe(evaluation.tuned.majority.get(target).copied(), Unit::Percent(2))
-    };
+    let majority =
+        |target: &str| maybe(evaluation.tuned.majority.get(target).copied(), Unit::Percent(2));
     let [means, rankings] = evaluation.resamples;
     html! {
         h2 { "Method" }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
-use plotters::coord::combinators::BindKeyPoints;
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::learning::evaluate::{Curves, LatencyRow, in_order};
@@ -30,6 +30,38 @@ pub fn colour(name: &str) -> RGBColor {
 pub fn css(name: &str) -> String {
     let RGBColor(r, g, b) = colour(name);
     format!("rgb({r},{g},{b})")
+}
+
+/// A linear axis that knows its ticks and how to write them.
+#[derive(Clone)]
+struct Axis {
+    ends: (f64, f64),
+    ticks: Vec<f64>,
+    text: fn(f64) -> String,
+}
+
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
+        let share = (value - self.ends.0) / (self.ends.1 - self.ends.0);
+        from + (share * f64::from(to - from)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.ticks.clone()
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        self.ends.0..self.ends.1
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format_ext(&self, value: &f64) -> String {
+        (self.text)(*value)
+    }
 }
 
 /// Axis titles and what a screen reader says.
@@ -61,8 +93,11 @@ fn lines(
     of: impl Fn(&Curves) -> &Vec<(f64, f64)>,
     diagonal: bool,
 ) -> Drawn {
-    let keys = vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
-    let axis = || (0.0..1.0).with_key_points(keys.clone());
+    let axis = || Axis {
+        ends: (0.0, 1.0),
+        ticks: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
+        text: |x| format!("{x:.1}"),
+    };
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -112,11 +147,13 @@ fn draw_calibration(frame: &Frame<'_>, curves: &BTreeMap<String, Curves>) -> Dra
             .map(log_odds)
             .filter(|key| (low..=high).contains(key))
             .collect();
-    let axis = || (low..high).with_key_points(keys.clone());
-    let percent = |x: &f64| {
-        let share = 100.0 / (1.0 + (-x).exp());
-        let text = format!("{share:.2}");
-        format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+    let axis = || Axis {
+        ends: (low, high),
+        ticks: keys.clone(),
+        text: |x| {
+            let text = format!("{:.2}", 100.0 / (1.0 + (-x).exp()));
+            format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+        },
     };
     let mut svg = String::new();
     {
@@ -131,8 +168,6 @@ fn draw_calibration(frame: &Frame<'_>, curves: &BTreeMap<String, Curves>) -> Dra
             .axis_desc_style((FONT, 14).into_font().color(&INK))
             .x_desc(frame.x)
             .y_desc(frame.y)
-            .x_label_formatter(&percent)
-            .y_label_formatter(&percent)
             .draw()?;
         let points = [(low, low), (high, high)];
         chart.draw_series(DashedLineSeries::new(points, 3, 4, INK.mix(0.6).stroke_width(1)))?;
@@ -159,7 +194,8 @@ fn draw_calibration(frame: &Frame<'_>, curves: &BTreeMap<String, Curves>) -> Dra
 /// False aborts over time waited on the dead, one mark a rule, both logarithmic.
 pub fn timeouts(rules: &BTreeMap<String, LatencyRow>) -> String {
     let label = "false-abort ratio against mean dead wait of each timeout rule";
-    let frame = Frame { x: "mean wait on the dead (log scale)", y: "false aborts (log scale)", label };
+    let frame =
+        Frame { x: "mean wait on the dead (log scale)", y: "false aborts (log scale)", label };
     finish(draw_timeouts(&frame, rules))
 }
 
@@ -170,10 +206,8 @@ fn draw_timeouts(frame: &Frame<'_>, rules: &BTreeMap<String, LatencyRow>) -> Dra
         let wait = row.score.dead_wait_ms?.max(1.0);
         Some((wait.log10(), row.score.false_abort_ratio?.max(floor).log10()))
     };
-    let marks: Vec<(&str, (f64, f64))> = in_order(rules)
-        .into_iter()
-        .filter_map(|(name, row)| Some((name, mark(row)?)))
-        .collect();
+    let marks: Vec<(&str, (f64, f64))> =
+        in_order(rules).into_iter().filter_map(|(name, row)| Some((name, mark(row)?))).collect();
     if marks.is_empty() {
         return Ok(String::new());
     }
@@ -188,18 +222,24 @@ fn draw_timeouts(frame: &Frame<'_>, rules: &BTreeMap<String, LatencyRow>) -> Dra
         let ticks = |n: i32| [1.0_f64, 2.0, 5.0].map(|m| m.log10() + f64::from(n));
         (-8..8).flat_map(ticks).filter(|key| (low..=high).contains(key)).collect()
     };
-    let milliseconds = |x: &f64| {
-        let ms = 10_f64.powf(*x);
-        if ms >= 999.0 { format!("{} s", (ms / 100.0).round() / 10.0) } else { format!("{ms:.0} ms") }
+    let across = Axis {
+        ends: x,
+        ticks: steps(x),
+        text: |x| {
+            let ms = 10_f64.powf(x);
+            let seconds = (ms / 100.0).round() / 10.0;
+            if ms >= 999.0 { format!("{seconds} s") } else { format!("{ms:.0} ms") }
+        },
     };
-    let percent = |y: &f64| format!("{} %", (10_f64.powf(*y) * 1e6).round() / 1e4);
+    let up = Axis {
+        ends: y,
+        ticks: steps(y),
+        text: |y| format!("{} %", (10_f64.powf(y) * 1e6).round() / 1e4),
+    };
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, (680, 400)).into_drawing_area();
-        let mut chart = builder(&root).y_label_area_size(70).build_cartesian_2d(
-            (x.0..x.1).with_key_points(steps(x)),
-            (y.0..y.1).with_key_points(steps(y)),
-        )?;
+        let mut chart = builder(&root).y_label_area_size(70).build_cartesian_2d(across, up)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
@@ -209,8 +249,6 @@ fn draw_timeouts(frame: &Frame<'_>, rules: &BTreeMap<String, LatencyRow>) -> Dra
             .axis_desc_style((FONT, 14).into_font().color(&INK))
             .x_desc(frame.x)
             .y_desc(frame.y)
-            .x_label_formatter(&milliseconds)
-            .y_label_formatter(&percent)
             .draw()?;
         for (name, point) in marks {
             let size = if name == "champion" { 8 } else { 6 };

@@ -1,0 +1,93 @@
+//! The command line: one file a command, and what all commands share.
+//!
+//! A command is a `clap` struct and `pub fn run(args: &Args) -> anyhow::Result<()>`. Results go to
+//! standard output, as text or with `--json` as JSON; everything else goes to standard error. Exit
+//! codes are [`exit`]'s.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
+#![allow(missing_docs, reason = "the help texts are the documentation")]
+
+mod config;
+mod exit;
+//T mod features;
+mod output;
+mod progress;
+//T mod serve;
+mod settings;
+mod txn;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::Refused;
+pub use output::{print, print_json};
+pub use progress::Progress;
+pub use settings::Settings;
+
+/// A transaction coordinator that predicts before it prepares.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+// One line a command, in the order of a newcomer's day.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve transactions over HTTP until told to stop
+    //T Serve(serve::Args),
+    /// Submit a transaction, or show one
+    #[command(subcommand)]
+    Txn(txn::Command),
+    /// List the features that models see
+    //T Features(features::Args),
+    /// Show and check the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        //T Command::Serve(args) => serve::run(args),
+        Command::Txn(command) => txn::run(command),
+        //T Command::Features(args) => features::run(args),
+        Command::Config(command) => config::run(command),
+    }
+}
+
+/// Parses, runs, and turns what happened into an exit code.
+pub fn main() -> ExitCode {
+    output::die_quietly_on_closed_pipe();
+    let cli = Cli::parse();
+    match run(&cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error, output::json_asked_for()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_is_well_formed_and_has_an_example() {
+        let mut command = super::Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        check_examples(&command, "presume");
+    }
+
+    fn check_examples(command: &clap::Command, path: &str) {
+        let commands: Vec<_> =
+            command.get_subcommands().filter(|c| c.get_name() != "help").collect();
+        if commands.is_empty() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("presume "), "`{path}` has no example in its help");
+        }
+        for inner in commands {
+            check_examples(inner, &format!("{path} {}", inner.get_name()));
+        }
+    }
+}

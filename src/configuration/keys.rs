@@ -1,0 +1,134 @@
+//! Every key with its meaning: the example file, and what "unknown" is measured against.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::Config;
+
+/// One key of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// Its section.
+    pub section: &'static str,
+    /// Its name within the section.
+    pub name: &'static str,
+    /// What it means, with unit and bounds.
+    pub meaning: &'static str,
+}
+
+const fn key(section: &'static str, name: &'static str, meaning: &'static str) -> Key {
+    Key { section, name, meaning }
+}
+
+/// Every key but those of participants, in the order of the example.
+pub const KEYS: &[Key] = &[
+    key("server", "address", "Where to listen; port 0 lets the system choose."),
+    key("server", "allow_remote", "Allows an address beyond loopback. Nothing is authenticated yet."),
+    key("server", "connections_max", "Most connections at a time; more hear 503."),
+    key("server", "requests_max", "Most requests being answered at a time; more hear 429."),
+    key("server", "body_bytes_max", "Largest request body, 1024 to 16777216."),
+    key("server", "operations_count_max", "Most operations in a transaction, up to 1024."),
+    key("server", "header_timeout_ms", "Longest wait for a request's head, also when idle."),
+    key("server", "body_timeout_ms", "Longest wait for a request's body; then 408."),
+    key("server", "request_timeout_ms", "Longest wait for an answer; then 202 and a place to ask."),
+    key("server", "shutdown_timeout_ms", "How long what runs may take to finish when stopping."),
+    key("server", "client_time", "Lets clients give `timestamp` and `system_load_ratio` (replays)."),
+    key("data", "dir", "Decision log, ledgers and outcomes stand here, relative to the working folder."),
+    key("coordinator", "in_flight_max", "Transactions without an answer yet; more are refused."),
+    key("coordinator", "unfinished_max", "Transactions not yet applied everywhere, answered ones too."),
+    key("coordinator", "recovery_wait_ms", "How long start-up waits for recovery before it goes on."),
+    key("coordinator", "retry_ms_first", "First wait before a call of phase two is repeated."),
+    key("coordinator", "retry_ms_max", "Longest wait before a call of phase two is repeated."),
+    key("policy", "mode", "off, observe (predict and log only) or enforce."),
+    key("policy", "fraud_reject_above", "Reject above this predicted fraud probability."),
+    key("policy", "success_reject_below", "Reject below this predicted success probability."),
+    key("policy", "rejected_share_max", "Largest share rejected for each of the two reasons."),
+    key("policy", "prepare_timeout_ms_min", "Shortest prepare timeout."),
+    key("policy", "prepare_timeout_ms_max", "Longest prepare timeout, up to 3600000."),
+    key("policy", "prepare_timeout_ms_default", "Prepare timeout where nothing is predicted."),
+    key("policy", "false_abort_ratio_target", "Share of votes that may come too late, below 0.5."),
+    key("policy", "timeout_step", "Step of the adaptive timeout, 0 to 1; 0 keeps it fixed."),
+    key("models", "dir", "The registry of models."),
+    key("models", "name", "Which model's champion serves; rules serve if there is none."),
+    key("models", "slow_ms_max", "A slower prediction counts as failed."),
+    key("models", "cooldown_ms", "How long rules serve after a failed prediction."),
+    key("features", "customers_max", "Most customers remembered."),
+    key("features", "counterparties_max", "Most counterparties remembered."),
+    key("features", "participants_max", "Most participants remembered."),
+    key("features.calendar", "time_zone", "IANA name of the zone in which business is done."),
+    key("features.calendar", "holidays", "Days without business, such as \"2026-01-26\"."),
+    key("features.calendar", "peak_hours", "Hours of high load, each [from, to)."),
+    key("outcome_log", "dir", "Where sealed outcomes stand; `outcomes` in the data folder if unset."),
+    key("outcome_log", "seal_rows_max", "Outcomes after which a Parquet file is sealed."),
+    key("outcome_log", "seal_age_s_max", "Age of the oldest outcome, in seconds, that seals a file."),
+];
+
+/// Keys of one participant.
+pub const PARTICIPANT_KEYS: &[(&str, &str)] = &[
+    ("kind", "What it is: embedded (a ledger in this process)."),
+    ("dir", "Its folder; `ledgers/NAME` in the data folder if unset."),
+];
+
+impl Key {
+    /// The key with its section, such as `server.address`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+}
+
+/// Every set value by its full key; arrays count as one value, unset keys are left out.
+pub fn flatten(config: &Config) -> BTreeMap<String, serde_json::Value> {
+    let mut flat = BTreeMap::new();
+    let tree = serde_json::to_value(config).expect("a configuration always serialises");
+    flatten_into(&mut flat, String::new(), tree);
+    flat
+}
+
+fn flatten_into(
+    flat: &mut BTreeMap<String, serde_json::Value>,
+    path: String,
+    value: serde_json::Value,
+) {
+    match value {
+        serde_json::Value::Null => {}
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                let path = if path.is_empty() { name } else { format!("{path}.{name}") };
+                flatten_into(flat, path, value);
+            }
+        }
+        leaf => {
+            flat.insert(path, leaf);
+        }
+    }
+}
+
+/// A configuration file with every key at its default, each with its meaning.
+pub fn example() -> String {
+    let defaults = flatten(&Config::default());
+    let mut text = String::from(
+        "# Presume. Every key is optional; what stands here are the defaults.\n\
+         # The environment overrides the file: PRESUME_SERVER__ADDRESS for server.address.\n",
+    );
+    let mut section = "";
+    for key in KEYS {
+        if key.section != section {
+            section = key.section;
+            write!(text, "\n[{section}]\n").expect("a String takes every write");
+        }
+        let line = match defaults.get(&key.path()) {
+            Some(value) => format!("{} = {value}", key.name),
+            None => format!("# {} = \"…\"", key.name),
+        };
+        write!(text, "# {}\n{line}\n", key.meaning).expect("a String takes every write");
+    }
+    text.push_str(
+        "\n# Who holds the money: a section each. If there is none, embedded ledgers named core,\n\
+         # rail-a and rail-b stand ready.\n# [participants.core]\n",
+    );
+    for (name, meaning) in PARTICIPANT_KEYS {
+        let value = if *name == "kind" { "embedded" } else { "…" };
+        writeln!(text, "# {name} = \"{value}\"   # {meaning}").expect("a String takes every write");
+    }
+    text
+}

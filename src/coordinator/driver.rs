@@ -1,0 +1,396 @@
+//! Carries one transaction: turns the engine's actions into calls and their answers into inputs.
+//!
+//! A transaction runs in its own task, so that a client that goes away stops nothing. This file
+//! decides nothing: what may be sent when is the engine's business.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::answer::{Answer, SubmitError, Wait};
+use super::record::{Draft, LegTrace, explain, leg_row, timings};
+use super::{Branch, Inner};
+use crate::decision_log::{
+    AnswerRecord, DecisionRecord, Intent, OutcomeRow, RecordedBranch,
+};
+use crate::features::Event;
+use crate::participants::BoxFuture;
+use crate::policy::VoteTiming;
+use crate::protocol::two_phase::{Action, BranchState, Input, TwoPhase};
+use crate::txn::{
+    BranchIndex, Decision, Declined, Gid, HistoryOutcome, LegVote, Outcome, PhysicalId, Reason,
+    ReasonCode, Vote,
+};
+
+/// Where the client waits.
+pub(super) type Reply = oneshot::Sender<Result<Answer, SubmitError>>;
+
+/// One transaction on its way.
+pub(super) struct Run {
+    pub(super) inner: Arc<Inner>,
+    pub(super) draft: Draft,
+    pub(super) branches: Arc<[Branch]>,
+    pub(super) legs: Vec<LegTrace>,
+    pub(super) request_hash: String,
+    pub(super) wait: Wait,
+    pub(super) started: Instant,
+    pub(super) predicted: Duration,
+    pub(super) reply: Option<Reply>,
+}
+
+/// What was made durable, waiting to be told.
+struct Outcomes {
+    answer: Answer,
+    row: OutcomeRow,
+}
+
+type Calls = FuturesUnordered<BoxFuture<'static, Input>>;
+
+impl Run {
+    /// Runs it to its end: every branch told, or the log broken.
+    pub(super) async fn carry_out(mut self) {
+        let physical = self.inner.log.next_physical();
+        let timeouts: Vec<_> =
+            self.draft.plan.branches.iter().map(|b| b.prepare_timeout).collect();
+        let backoff = self.inner.options.backoff();
+        let mut engine = TwoPhase::new(&timeouts, backoff, physical.0);
+        let mut calls: Calls = FuturesUnordered::new();
+        let mut actions = Vec::new();
+        let mut outcomes: Option<Outcomes> = None;
+        let mut prepared_at = Duration::ZERO;
+        let mut stop = self.inner.stop.subscribe();
+        let mut cancelled = false;
+        engine.step(self.started.elapsed(), Input::Start, &mut actions);
+        loop {
+            for action in std::mem::take(&mut actions) {
+                if let Action::PersistDecision(decision) = action {
+                    prepared_at = self.started.elapsed();
+                    let made = self.outcomes(&engine, decision, prepared_at);
+                    calls.push(self.persist(&engine, decision, physical, &made));
+                    outcomes = Some(made);
+                } else {
+                    self.act(action, physical, prepared_at, &mut outcomes, &mut calls).await;
+                }
+            }
+            if engine.is_over() {
+                break;
+            }
+            let deadline = engine.deadline().map(|d| self.started + d);
+            let input = tokio::select! {
+                biased;
+                Some(input) = calls.next(), if !calls.is_empty() => input,
+                () = at(deadline) => Input::Tick,
+                _ = stop.wait_for(|stop| *stop), if !cancelled => {
+                    cancelled = true;
+                    Input::Cancel
+                }
+            };
+            let elapsed = self.started.elapsed();
+            self.observe(&input, elapsed);
+            engine.step(elapsed, input, &mut actions);
+        }
+        if let (Wait::Applied, Some(reply), Some(made)) =
+            (self.wait, self.reply.take(), outcomes)
+        {
+            // The client may have gone; the answer is durable for when it asks again.
+            let _ = reply.send(Ok(made.answer));
+        }
+        self.inner.unfinished.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    async fn act(
+        &mut self,
+        action: Action,
+        physical: PhysicalId,
+        prepared_at: Duration,
+        outcomes: &mut Option<Outcomes>,
+        calls: &mut Calls,
+    ) {
+        match action {
+            Action::PersistIntent => calls.push(self.persist_intent(physical)),
+            Action::SendPrepare(index) | Action::SendOnePhase(index) => {
+                let leg = &mut self.legs[usize::from(index.0)];
+                leg.sent_at = Some(self.started.elapsed());
+                self.branches[usize::from(index.0)].gauge.sent();
+                calls.push(self.call(action, index, physical));
+            }
+            Action::SendCommit(index) => {
+                // Polled once before the answer goes out, so that a client that reads after it
+                // hears of the commit sees it.
+                let mut call = self.call(action, index, physical);
+                match futures_util::poll!(&mut call) {
+                    std::task::Poll::Ready(input) => calls.push(Box::pin(async { input })),
+                    std::task::Poll::Pending => calls.push(call),
+                }
+            }
+            Action::SendAbort(index) | Action::SendInquiry(index) => {
+                calls.push(self.call(action, index, physical));
+            }
+            Action::Answer(_) => self.answer(outcomes.as_mut(), prepared_at),
+            Action::AnswerInDoubt => self.answer_in_doubt(),
+            Action::ReportHeuristic(index) => self.report_heuristic(index, outcomes).await,
+            Action::Forget => {
+                let inner = self.inner.clone();
+                // Lazy and not waited for: if it is lost, recovery repeats phase two and forgets.
+                tokio::spawn(async move {
+                    let _ = inner.log.finish(inner.log.epoch(), physical).await;
+                });
+            }
+            Action::PersistDecision(_) => unreachable!("handled by the caller"),
+        }
+    }
+
+    fn call(
+        &self,
+        action: Action,
+        index: BranchIndex,
+        physical: PhysicalId,
+    ) -> BoxFuture<'static, Input> {
+        let gid = self.inner.gid(physical, index);
+        let branches = self.branches.clone();
+        Box::pin(async move {
+            let branch = &branches[usize::from(index.0)];
+            let participant = &branch.participant;
+            match action {
+                Action::SendPrepare(_) => {
+                    let vote = participant.prepare(gid, &branch.operations).await;
+                    branch.gauge.returned();
+                    Input::Voted(index, vote)
+                }
+                Action::SendOnePhase(_) => {
+                    let vote = participant.commit_one_phase(gid, &branch.operations).await;
+                    branch.gauge.returned();
+                    Input::Voted(index, vote)
+                }
+                Action::SendCommit(_) => Input::Acked(index, participant.commit(gid).await),
+                Action::SendAbort(_) => Input::Acked(index, participant.abort(gid).await),
+                Action::SendInquiry(_) => Input::Inquired(index, participant.inquire(gid).await),
+                _ => unreachable!("only sends are calls"),
+            }
+        })
+    }
+
+    fn persist_intent(&self, physical: PhysicalId) -> BoxFuture<'static, Input> {
+        let row = self.draft.row(Outcome::InDoubt, None, &[], &self.legs, Duration::ZERO);
+        let intent = Intent {
+            epoch: self.inner.log.epoch(),
+            physical,
+            branch: self.recorded(0),
+            request_hash: self.request_hash.clone(),
+            row,
+        };
+        let log = self.inner.log.clone();
+        Box::pin(async move {
+            match log.record_intent(&intent).await {
+                Ok(()) => Input::Persisted,
+                Err(_) => Input::PersistFailed,
+            }
+        })
+    }
+
+    fn outcomes(&self, engine: &TwoPhase, decision: Decision, at: Duration) -> Outcomes {
+        let participants = &self.draft.transaction.payment.participants;
+        let mut reasons = self.draft.plan.reasons.clone();
+        let (outcome, failure) = match decision {
+            Decision::Commit => (Outcome::Committed, None),
+            Decision::Abort => {
+                let (reason, failure) = explain(engine.cause(), participants);
+                reasons.push(reason);
+                (Outcome::Aborted, Some(failure))
+            }
+        };
+        let row = self.draft.row(outcome, failure, &reasons, &self.legs, at);
+        let answer = Answer {
+            id: self.draft.transaction.id.clone(),
+            outcome,
+            reasons,
+            protocol: Some(self.draft.plan.protocol),
+            participants: participants.clone(),
+            insights: self.draft.insights(),
+            timings_ms: timings(self.predicted, at, at, at),
+        };
+        Outcomes { answer, row }
+    }
+
+    fn persist(
+        &self,
+        engine: &TwoPhase,
+        decision: Decision,
+        physical: PhysicalId,
+        made: &Outcomes,
+    ) -> BoxFuture<'static, Input> {
+        let epoch = self.inner.log.epoch();
+        let at = self.inner.clock.now();
+        let count = u16::try_from(self.branches.len()).expect("checked by the engine");
+        let state = |i: &u16| engine.branch_state(BranchIndex(*i));
+        let one_phase = count == 1;
+        let record = (decision == Decision::Commit && !one_phase).then(|| DecisionRecord {
+            epoch,
+            physical,
+            branches: (0..self.branches.len()).map(|i| self.recorded(i)).collect(),
+            read_only: (0..count).filter(|i| state(i) == BranchState::ReadOnly).collect(),
+            members: vec![self.draft.transaction.id.clone()],
+            decision,
+            at,
+        });
+        let answer = AnswerRecord {
+            id: made.answer.id.clone(),
+            request_hash: self.request_hash.clone(),
+            body: serde_json::to_value(&made.answer).expect("answers are plain data"),
+            at,
+        };
+        let (row, log) = (made.row.clone(), self.inner.log.clone());
+        let intent = one_phase.then_some((epoch, physical));
+        Box::pin(async move {
+            match log.record_outcome(record.as_ref(), &answer, &row, intent).await {
+                Ok(()) => Input::Persisted,
+                Err(_) => Input::PersistFailed,
+            }
+        })
+    }
+
+    fn recorded(&self, index: usize) -> RecordedBranch {
+        let branch = &self.branches[index];
+        RecordedBranch {
+            participant: branch.name.clone(),
+            identity: branch.participant.identity(),
+        }
+    }
+
+    /// The outcome is durable: tell the feature state, the counters and the client.
+    fn answer(&mut self, outcomes: Option<&mut Outcomes>, prepared_at: Duration) {
+        let made = outcomes.expect("an answer follows its persisted outcome");
+        let total = self.started.elapsed();
+        made.answer.timings_ms = timings(self.predicted, prepared_at, total, total);
+        self.inner.learn(&self.draft, &made.row);
+        self.inner.counters.count(made.answer.outcome, &made.answer.reasons);
+        self.inner.release(&self.draft.transaction.id);
+        if self.wait == Wait::Decision
+            && let Some(reply) = self.reply.take()
+        {
+            // The client may have gone; the answer is durable for when it asks again.
+            let _ = reply.send(Ok(made.answer.clone()));
+        }
+    }
+
+    fn answer_in_doubt(&mut self) {
+        let id = self.draft.transaction.id.clone();
+        let detail = "the decision log failed; restart settles it";
+        let answer = Answer {
+            id: id.clone(),
+            outcome: Outcome::InDoubt,
+            reasons: vec![Reason::new(ReasonCode::DecisionUnknown, detail)],
+            protocol: Some(self.draft.plan.protocol),
+            participants: self.draft.transaction.payment.participants.clone(),
+            insights: self.draft.insights(),
+            timings_ms: timings(
+                self.predicted,
+                self.started.elapsed(),
+                self.started.elapsed(),
+                self.started.elapsed(),
+            ),
+        };
+        self.inner.counters.count(answer.outcome, &answer.reasons);
+        // The key stays in flight: until restart nobody knows, so nobody may run it again.
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(Ok(answer));
+        }
+    }
+
+    async fn report_heuristic(&mut self, index: BranchIndex, outcomes: &mut Option<Outcomes>) {
+        let name = &self.branches[usize::from(index.0)].name;
+        let detail = format!("{name} ended against the decision");
+        tracing::error!(txn = %self.draft.transaction.id, participant = %name, "{detail}");
+        let made = outcomes.as_mut().expect("a decision precedes its acknowledgements");
+        made.answer.outcome = Outcome::Heuristic;
+        made.answer.reasons.push(Reason::new(ReasonCode::HeuristicDecision, detail));
+        self.inner.counters.count(Outcome::Heuristic, &made.answer.reasons);
+        let record = AnswerRecord {
+            id: made.answer.id.clone(),
+            request_hash: self.request_hash.clone(),
+            body: serde_json::to_value(&made.answer).expect("answers are plain data"),
+            at: self.inner.clock.now(),
+        };
+        if let Err(error) = self.inner.log.update_answer(&record).await {
+            tracing::error!(txn = %record.id, %error, "a heuristic outcome was not recorded");
+        }
+    }
+
+    /// Notes when a vote came, before the engine hears of it.
+    fn observe(&mut self, input: &Input, elapsed: Duration) {
+        match input {
+            Input::Voted(index, vote) => {
+                let index = usize::from(index.0);
+                let (leg, branch) = (&mut self.legs[index], &self.branches[index]);
+                if leg.vote.is_some() {
+                    return;
+                }
+                leg.vote = match vote {
+                    Vote::Yes => Some(LegVote::Yes),
+                    Vote::ReadOnly => Some(LegVote::ReadOnly),
+                    Vote::No(_) => Some(LegVote::No),
+                    Vote::Unknown(_) => Some(LegVote::Timeout),
+                };
+                leg.prepare = leg.sent_at.map(|sent| elapsed.saturating_sub(sent));
+                let failed =
+                    matches!(vote, Vote::Unknown(_) | Vote::No(Declined::Technical { .. }));
+                branch.gauge.observe(!failed);
+                self.inner.observe_vote(&branch.name, VoteTiming::InTime);
+            }
+            Input::Tick => {
+                for (index, leg) in self.legs.iter_mut().enumerate() {
+                    let Some(sent) = leg.sent_at else { continue };
+                    let waited = elapsed.saturating_sub(sent);
+                    let timeout = self.draft.plan.branches[index].prepare_timeout;
+                    if leg.vote.is_none() && waited >= timeout {
+                        leg.vote = Some(LegVote::Timeout);
+                        leg.prepare = Some(waited);
+                        let branch = &self.branches[index];
+                        branch.gauge.observe(false);
+                        self.inner.observe_vote(&branch.name, VoteTiming::Late);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Inner {
+    fn gid(&self, physical: PhysicalId, branch: BranchIndex) -> Gid {
+        Gid { log: self.log.log_id(), epoch: self.log.epoch(), physical, branch }
+    }
+
+    /// Lets the feature state hear what happened, exactly as a replay of the row would.
+    pub(super) fn learn(&self, draft: &Draft, row: &OutcomeRow) {
+        let at = row.timestamp.after(Duration::from_micros(row.total_us));
+        let outcome = match row.outcome {
+            Outcome::Committed => HistoryOutcome::Committed,
+            Outcome::Rejected => HistoryOutcome::Rejected,
+            _ => HistoryOutcome::Aborted,
+        };
+        let failure_class = row.failure_class.as_deref().and_then(|class| class.parse().ok());
+        let payment = &draft.transaction.payment;
+        let mut features = self.features.lock().expect("no panic while held");
+        for leg in row.legs.iter().filter_map(leg_row) {
+            features.apply(&Event::Leg { at, leg: &leg });
+        }
+        features.apply(&Event::Finished { at, payment, outcome, failure_class });
+    }
+
+    fn observe_vote(&self, participant: &crate::txn::ParticipantName, timing: VoteTiming) {
+        let mut policy = self.policy.lock().expect("no panic while held");
+        policy.observe_vote(participant, timing);
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,67 @@
+//! The coordinator's limits.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Limits and intervals, checked at start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Transactions without an answer yet; more are refused.
+    pub in_flight_max: usize,
+    /// Transactions whose phase two is not acknowledged yet, answered ones included.
+    pub unfinished_max: usize,
+    /// How long start-up works on recovery before it goes on in the background, in milliseconds.
+    pub recovery_wait_ms: u64,
+    /// First wait before a call of phase two is repeated, in milliseconds.
+    pub retry_ms_first: u64,
+    /// Longest wait before a call of phase two is repeated, in milliseconds.
+    pub retry_ms_max: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            in_flight_max: 4096,
+            unfinished_max: 65_536,
+            recovery_wait_ms: 10_000,
+            retry_ms_first: 50,
+            retry_ms_max: 30_000,
+        }
+    }
+}
+
+impl Options {
+    /// Checks every bound; the error names key, value and bound.
+    pub fn check(&self) -> Result<(), String> {
+        let at_least_one = |key: &str, value: u64| {
+            if value > 0 {
+                return Ok(());
+            }
+            Err(format!("coordinator.{key} is 0, it must be at least 1"))
+        };
+        at_least_one("in_flight_max", self.in_flight_max as u64)?;
+        at_least_one("retry_ms_first", self.retry_ms_first)?;
+        if self.unfinished_max < self.in_flight_max {
+            return Err(format!(
+                "coordinator.unfinished_max is {}, it must be at least in_flight_max, {}",
+                self.unfinished_max, self.in_flight_max
+            ));
+        }
+        if self.retry_ms_max < self.retry_ms_first {
+            return Err(format!(
+                "coordinator.retry_ms_max is {}, it must be at least retry_ms_first, {}",
+                self.retry_ms_max, self.retry_ms_first
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn backoff(&self) -> crate::protocol::Backoff {
+        crate::protocol::Backoff {
+            first: Duration::from_millis(self.retry_ms_first),
+            max: Duration::from_millis(self.retry_ms_max),
+        }
+    }
+}

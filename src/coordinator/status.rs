@@ -1,0 +1,69 @@
+//! What the coordinator is doing, for `/readyz`, `/metrics` and the live summary.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use serde::Serialize;
+
+use crate::txn::{Mode, Outcome, Reason};
+
+/// A snapshot of the coordinator's counters since start.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Whether the decision log takes writes.
+    pub healthy: bool,
+    /// Whether recovery still works on what the last run left.
+    pub recovering: bool,
+    /// Whether new transactions are refused because it is stopping.
+    pub draining: bool,
+    /// Transactions without an answer.
+    pub in_flight: usize,
+    /// Transactions whose phase two is not acknowledged, those in flight included.
+    pub unfinished: usize,
+    /// Answers by outcome.
+    pub outcomes: BTreeMap<Outcome, u64>,
+    /// Reasons given in answers, by code.
+    pub reasons: BTreeMap<String, u64>,
+    /// Prepared branches of other decision logs found at start, as `participant gid`.
+    pub foreign_branches: Vec<String>,
+    /// Policy's mode.
+    pub mode: Mode,
+    /// Flushes of the decision log since start.
+    pub flushes: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    outcomes: BTreeMap<Outcome, u64>,
+    reasons: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    pub(super) fn count(&self, outcome: Outcome, reasons: &[Reason]) {
+        let mut counts = self.counts.lock().expect("no panic while held");
+        *counts.outcomes.entry(outcome).or_default() += 1;
+        for reason in reasons {
+            // Bounded by the catalogue of codes.
+            let code = reason.code.as_str();
+            match counts.reasons.get_mut(code) {
+                Some(count) => *count += 1,
+                None => {
+                    counts.reasons.insert(code.to_owned(), 1);
+                }
+            }
+        }
+    }
+
+    pub(super) fn outcomes(&self) -> BTreeMap<Outcome, u64> {
+        self.counts.lock().expect("no panic while held").outcomes.clone()
+    }
+
+    pub(super) fn reasons(&self) -> BTreeMap<String, u64> {
+        self.counts.lock().expect("no panic while held").reasons.clone()
+    }
+}

@@ -1,0 +1,243 @@
+//! Fitting success or fraud: slices, penalty, calibration, metrics.
+
+use std::collections::BTreeMap;
+
+use super::{Fitted, Recipe, graph, thinned, tune};
+use crate::features::TXN_WIDTH;
+use crate::learning::dataset::Dataset;
+use crate::learning::metrics::{
+    auc_roc, average_precision, base_rate, brier, ece, log_loss, skill,
+};
+use crate::models::basis::Basis;
+use crate::models::calibration::Calibration;
+use crate::models::logistic::{Logistic, Sample};
+use crate::models::manifest::TargetManifest;
+use crate::models::rules::List;
+use crate::models::{Predictor, Rules, RulesFile, Target};
+
+/// Rows of the rarer class in the fit slice below which nothing is learned.
+const EVENTS_MIN: usize = 10;
+
+/// Probabilities and labels of the newest slice.
+#[derive(Debug, Clone)]
+pub struct Scores {
+    /// By the model.
+    pub model: Vec<f64>,
+    /// By the rules, tuned on what the model was fitted on.
+    pub rules: Vec<f64>,
+    /// The base rate of what the model was fitted on.
+    pub majority: f64,
+    /// What happened.
+    pub labels: Vec<bool>,
+}
+
+/// Rows of one slice: positions in the data set, and their labels.
+struct Slice {
+    rows: Vec<usize>,
+    labels: Vec<bool>,
+}
+
+impl Slice {
+    fn features(&self, dataset: &Dataset) -> Vec<f32> {
+        self.rows.iter().flat_map(|row| dataset.row(*row)).copied().collect()
+    }
+
+    fn split(mut self, newest_ratio: f64) -> (Self, Self) {
+        let newest = (self.rows.len() as f64 * newest_ratio).round() as usize;
+        let cut = self.rows.len() - newest;
+        let (rows, labels) = (self.rows.split_off(cut), self.labels.split_off(cut));
+        (self, Self { rows, labels })
+    }
+
+    fn thin(&self, count: usize) -> Self {
+        let kept = thinned(self.rows.len(), count);
+        Self {
+            rows: kept.iter().map(|i| self.rows[*i]).collect(),
+            labels: kept.iter().map(|i| self.labels[*i]).collect(),
+        }
+    }
+
+    fn rarer(&self) -> usize {
+        let events = self.labels.iter().filter(|label| **label).count();
+        events.min(self.labels.len() - events)
+    }
+}
+
+/// Fits a target and tunes its rules, or says why not.
+pub(super) fn fit(
+    dataset: &Dataset,
+    target: Target,
+    recipe: &Recipe,
+    untuned: &RulesFile,
+) -> Result<(Fitted, List), String> {
+    let labelled = labelled(dataset, target, recipe);
+    check_labels(&labelled)?;
+    let untuned_list = untuned.list(target).expect("success and fraud have lists");
+    let shipped_list =
+        tune(untuned_list, &labelled.features(dataset), &labelled.labels, recipe.rules);
+    let all = labelled.rows.len();
+    let (older, newest) = labelled.split(recipe.calibration_ratio);
+    if older.rarer() < EVENTS_MIN {
+        return Err(format!(
+            "only {} rows of the rarer class among the {} to fit on, at least {EVENTS_MIN} are \
+             needed",
+            older.rarer(),
+            older.rows.len()
+        ));
+    }
+    let rows = older.features(dataset);
+    let compared_list = tune(untuned_list, &rows, &older.labels, recipe.rules);
+    let l2 = choose_l2(dataset, &older, recipe).map_err(|error| error.to_string())?;
+    let basis = Basis::fit(&rows, TXN_WIDTH, &recipe.classifier.quantiles);
+    if basis.columns().is_empty() {
+        return Err("no feature varies".to_owned());
+    }
+    let (basis, inputs) = basis.compact();
+    let rows = gathered(&rows, &inputs);
+    let columns = basis.matrix(&rows, false);
+    let sample = Sample { columns: columns.view(), labels: &older.labels };
+    let model = Logistic::fit(basis, sample, l2, None).map_err(|error| error.to_string())?;
+    drop(columns);
+
+    let newest_rows = gathered(&newest.features(dataset), &inputs);
+    let uncalibrated = predict(&model, &newest_rows);
+    let calibration = Calibration::choose(&uncalibrated, &newest.labels);
+    let model = model.calibrated(calibration);
+    let scores = Scores {
+        model: predict(&model, &newest_rows),
+        rules: rule_probabilities(untuned, target, &compared_list, &newest.features(dataset)),
+        majority: base_rate(&older.labels).unwrap_or(0.5),
+        labels: newest.labels.clone(),
+    };
+    let mut metrics = metrics(&scores);
+    metrics.extend(log_loss(&uncalibrated, &newest.labels).map(|x| named("log_loss_raw", x)));
+    let manifest = TargetManifest {
+        model: "logistic".to_owned(),
+        l2,
+        rows_fit: older.rows.len() as u64,
+        rows_calibration: (all - older.rows.len()) as u64,
+        calibration_from: dataset.times[newest.rows[0]],
+        calibration,
+        conformal: None,
+        metrics,
+        features: Vec::new(),
+    };
+    let fitted = Fitted {
+        manifest,
+        inputs,
+        graph: graph(&model.linear()),
+        form: serde_json::to_vec(&model).map_err(|error| error.to_string())?,
+        predictor: Box::new(model),
+        candidates: newest.rows,
+    };
+    Ok((fitted, shipped_list))
+}
+
+fn labelled(dataset: &Dataset, target: Target, recipe: &Recipe) -> Slice {
+    let labels = if target == Target::Fraud { &dataset.fraud } else { &dataset.success };
+    let warm = (dataset.len() as f64 * recipe.warm_up_ratio) as usize;
+    let known = (warm..dataset.len()).filter_map(|row| labels[row].map(|label| (row, label)));
+    let (rows, labels) = known.unzip();
+    Slice { rows, labels }
+}
+
+fn check_labels(labelled: &Slice) -> Result<(), String> {
+    if labelled.rows.is_empty() {
+        return Err("no labelled rows".to_owned());
+    }
+    if labelled.rarer() == 0 {
+        let all = labelled.labels[0];
+        return Err(format!("all {} labels are {all}: nothing to tell apart", labelled.rows.len()));
+    }
+    Ok(())
+}
+
+/// The penalty with the least log loss on the newest part; the strongest where that part cannot
+/// tell. Strong penalties are fitted first and warm the weaker ones up.
+fn choose_l2(
+    dataset: &Dataset,
+    older: &Slice,
+    recipe: &Recipe,
+) -> Result<f64, crate::models::logistic::FitError> {
+    let mut penalties = recipe.classifier.l2.clone();
+    penalties.sort_by(|a, b| b.total_cmp(a));
+    let whole = Slice { rows: older.rows.clone(), labels: older.labels.clone() };
+    let (trial, judge) = whole.split(recipe.validation_ratio);
+    let trial = trial.thin(recipe.trial_rows_max);
+    if penalties.len() == 1 || trial.rarer() == 0 || judge.rarer() == 0 {
+        return Ok(penalties[0]);
+    }
+    let rows = trial.features(dataset);
+    let basis = Basis::fit(&rows, TXN_WIDTH, &recipe.classifier.quantiles);
+    let columns = basis.matrix(&rows, false);
+    let sample = Sample { columns: columns.view(), labels: &trial.labels };
+    let judge_columns = basis.matrix(&judge.features(dataset), false);
+    let mut best = (f64::INFINITY, penalties[0]);
+    let mut before: Option<Logistic> = None;
+    for l2 in penalties {
+        let model = Logistic::fit(basis.clone(), sample, l2, before.as_ref())?;
+        let probabilities = model.probabilities(judge_columns.view());
+        let loss = log_loss(&probabilities, &judge.labels).unwrap_or(f64::INFINITY);
+        if loss < best.0 {
+            best = (loss, l2);
+        }
+        before = Some(model);
+    }
+    Ok(best.1)
+}
+
+/// The chosen inputs of schema rows.
+fn gathered(rows: &[f32], inputs: &[usize]) -> Vec<f32> {
+    rows.chunks_exact(TXN_WIDTH).flat_map(|row| inputs.iter().map(|i| row[*i])).collect()
+}
+
+fn predict(model: &Logistic, rows: &[f32]) -> Vec<f64> {
+    let mut out = vec![f64::NAN; rows.len() / model.width()];
+    model.predict(rows, &mut out).expect("rows of the model's width");
+    out
+}
+
+fn rule_probabilities(
+    untuned: &RulesFile,
+    target: Target,
+    list: &List,
+    rows: &[f32],
+) -> Vec<f64> {
+    let mut file = untuned.clone();
+    match target {
+        Target::Fraud => file.fraud = list.clone(),
+        _ => file.success = list.clone(),
+    }
+    let rules = Rules::bind(file).expect("tuning keeps names and gives probabilities");
+    let list = rules.list(target).expect("success and fraud have lists");
+    rows.chunks_exact(TXN_WIDTH).map(|row| list.probability(row)).collect()
+}
+
+fn named(name: &str, value: f64) -> (String, f64) {
+    (name.to_owned(), value)
+}
+
+/// What the manifest says; what the slice does not define is absent.
+fn metrics(scores: &Scores) -> BTreeMap<String, f64> {
+    let (model, labels) = (&scores.model, &scores.labels);
+    let loss = log_loss(model, labels);
+    let majority = log_loss(&vec![scores.majority; labels.len()], labels);
+    let rules = log_loss(&scores.rules, labels);
+    let over = |reference: Option<f64>| skill(loss?, reference?);
+    [
+        ("base_rate", base_rate(labels)),
+        ("log_loss", loss),
+        ("log_loss_majority", majority),
+        ("log_loss_rules", rules),
+        ("skill_over_majority", over(majority)),
+        ("skill_over_rules", over(rules)),
+        ("auc_roc", auc_roc(model, labels)),
+        ("auc_roc_rules", auc_roc(&scores.rules, labels)),
+        ("average_precision", average_precision(model, labels)),
+        ("brier", brier(model, labels)),
+        ("ece", ece(model, labels)),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some(named(name, value.filter(|x| x.is_finite())?)))
+    .collect()
+}

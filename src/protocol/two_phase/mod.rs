@@ -1,0 +1,482 @@
+//! Two-phase commit with presumed abort, as a state machine.
+//!
+//! # Guarantees, given that `Persisted` is only said of what is durable
+//! - No `SendCommit` before the commit decision is durable; no answer before it is durable.
+//! - One no, unknown or late vote aborts; a decision never changes.
+//! - Every branch that may be prepared is told, again and again, until it acknowledges.
+//! - A read-only branch leaves after phase one; one branch alone commits in one phase, behind a
+//!   durable intent, and a lost reply is inquired, never guessed.
+//!
+//! # What it does not do
+//! It blocks while its coordinator is away: prepared branches wait for recovery. It takes no locks
+//! and knows nothing of predictions: the plan's timeouts are all it is given.
+//!
+//! # Transitions
+//! ```text
+//! Ready ─Start─► Preparing ─all yes─► Deciding(Commit) ─Persisted─► Completing ─all acked─► Done
+//!   │               └─no│unknown│late│Cancel─► Deciding(Abort) ─Persisted─► Completing
+//!   └─one branch─► Intending ─Persisted─► OnePhase ─yes│no─► Deciding ─► Completing
+//!                                            └─unknown│late─► Inquiring ─► Deciding
+//! Deciding ─PersistFailed─► InDoubt (left to recovery, nothing is sent)
+//! ```
+
+use std::time::Duration;
+
+use super::Backoff;
+use crate::txn::{Ack, BranchIndex, Decision, Declined, Inquiry, Vote};
+
+#[cfg(test)]
+mod tests;
+
+/// What happens to a transaction. Times are since the transaction started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Begin.
+    Start,
+    /// What was asked to be persisted is durable.
+    Persisted,
+    /// It is not known to be durable.
+    PersistFailed,
+    /// A participant voted, or answered a one-phase commit.
+    Voted(BranchIndex, Vote),
+    /// A participant answered commit or abort.
+    Acked(BranchIndex, Ack),
+    /// A participant answered an inquiry.
+    Inquired(BranchIndex, Inquiry),
+    /// Time has passed: at or after [`TwoPhase::deadline`].
+    Tick,
+    /// Stop if nothing is decided yet.
+    Cancel,
+}
+
+/// What the driver must do, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Make the intent of a one-phase commit durable, then say `Persisted`.
+    PersistIntent,
+    /// Make decision, answer and outcome row durable in one batch, then say `Persisted`.
+    PersistDecision(Decision),
+    /// Ask for a vote.
+    SendPrepare(BranchIndex),
+    /// Execute and commit in one step.
+    SendOnePhase(BranchIndex),
+    /// Tell the decision.
+    SendCommit(BranchIndex),
+    /// Roll back.
+    SendAbort(BranchIndex),
+    /// Ask what became of a one-phase commit.
+    SendInquiry(BranchIndex),
+    /// Tell the client: the decision is durable.
+    Answer(Decision),
+    /// Tell the client that the outcome is not known; recovery will finish it.
+    AnswerInDoubt,
+    /// Report that a participant ended against the decision.
+    ReportHeuristic(BranchIndex),
+    /// Every branch has acknowledged: the decision record may go.
+    Forget,
+}
+
+/// Why a transaction aborts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AbortCause {
+    /// A participant voted no.
+    Declined(BranchIndex, Declined),
+    /// A participant's vote was lost or ambiguous.
+    VoteUnknown(BranchIndex, String),
+    /// A participant did not vote in time.
+    Timeout(BranchIndex),
+    /// Cancelled before the decision.
+    Cancelled,
+}
+
+/// What the driver can see of a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BranchState {
+    /// Not asked yet.
+    Idle,
+    /// Asked for its vote.
+    Preparing,
+    /// Voted yes: prepared.
+    Prepared,
+    /// Voted read-only: it has left.
+    ReadOnly,
+    /// Voted no: certainly nothing there.
+    Declined,
+    /// Its vote was late, lost or ambiguous: perhaps prepared.
+    Unclear,
+    /// Acknowledged the decision.
+    Acked,
+    /// Ended against the decision.
+    Heuristic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Ready,
+    Intending,
+    OnePhase,
+    Inquiring,
+    Preparing,
+    Deciding(Decision),
+    Completing(Decision),
+    Done,
+    InDoubt,
+}
+
+#[derive(Debug, Clone)]
+struct Branch {
+    state: BranchState,
+    timeout: Duration,
+    vote_by: Option<Duration>,
+    attempts: u32,
+    retry_at: Option<Duration>,
+}
+
+/// The engine of one transaction.
+#[derive(Debug, Clone)]
+pub struct TwoPhase {
+    branches: Vec<Branch>,
+    phase: Phase,
+    cause: Option<AbortCause>,
+    backoff: Backoff,
+    seed: u64,
+    late_votes: Vec<BranchIndex>,
+}
+
+impl TwoPhase {
+    /// An engine for one branch an entry of `prepare_timeouts`; `seed` spreads the retries.
+    ///
+    /// # Panics
+    /// If there is no branch, or more than `u16` can index: the request was checked before.
+    pub fn new(prepare_timeouts: &[Duration], backoff: Backoff, seed: u64) -> Self {
+        assert!(!prepare_timeouts.is_empty(), "a transaction has at least one branch");
+        assert!(prepare_timeouts.len() <= usize::from(u16::MAX), "branches are indexed by u16");
+        let branches = prepare_timeouts
+            .iter()
+            .map(|&timeout| Branch {
+                state: BranchState::Idle,
+                timeout,
+                vote_by: None,
+                attempts: 0,
+                retry_at: None,
+            })
+            .collect();
+        Self { branches, phase: Phase::Ready, cause: None, backoff, seed, late_votes: Vec::new() }
+    }
+
+    /// Takes up a transaction whose commit decision was found in the log: `prepared` says which
+    /// branches were to be committed.
+    pub fn recovered(prepared: &[bool], backoff: Backoff, seed: u64) -> Self {
+        let mut engine = Self::new(&vec![Duration::ZERO; prepared.len()], backoff, seed);
+        for (branch, &prepared) in engine.branches.iter_mut().zip(prepared) {
+            branch.state = if prepared { BranchState::Prepared } else { BranchState::ReadOnly };
+        }
+        engine.phase = Phase::Deciding(Decision::Commit);
+        engine
+    }
+
+    /// Feeds one input at `elapsed` since the start; what to do is appended to `actions`.
+    ///
+    /// # Panics
+    /// On an input that the driver can only give by mistake, such as `Persisted` when nothing
+    /// was to be persisted. Nothing that a participant says can make it panic.
+    pub fn step(&mut self, elapsed: Duration, input: Input, actions: &mut Vec<Action>) {
+        match (self.phase, input) {
+            (Phase::Ready, Input::Start) => self.start(elapsed, actions),
+            (Phase::Intending, Input::Persisted) => self.send_one_phase(elapsed, actions),
+            (Phase::Intending, Input::PersistFailed) => self.give_up(actions),
+            (Phase::Preparing, Input::Voted(branch, vote)) => {
+                self.voted(branch, vote, actions);
+            }
+            (Phase::OnePhase, Input::Voted(_, vote)) => self.one_phase_answer(vote, actions),
+            (Phase::OnePhase | Phase::Inquiring, Input::Inquired(_, inquiry)) => {
+                self.inquired(elapsed, inquiry, actions);
+            }
+            (Phase::Deciding(decision), Input::Persisted) => {
+                self.complete(decision, actions);
+            }
+            (Phase::Deciding(_), Input::PersistFailed) => self.give_up(actions),
+            (
+                Phase::Deciding(Decision::Abort) | Phase::Completing(Decision::Abort),
+                Input::Acked(branch, ack),
+            )
+            | (Phase::Completing(Decision::Commit), Input::Acked(branch, ack)) => {
+                self.acked(elapsed, branch, ack, actions);
+            }
+            (
+                Phase::Deciding(Decision::Abort) | Phase::Completing(Decision::Abort),
+                Input::Voted(branch, vote),
+            ) => self.voted_late(branch, &vote, actions),
+            (Phase::Preparing, Input::Cancel) => {
+                self.abort(AbortCause::Cancelled, actions);
+            }
+            (_, Input::Tick) => self.tick(elapsed, actions),
+            // Repeated and overtaken answers are normal on a network.
+            (_, Input::Voted(..) | Input::Acked(..) | Input::Inquired(..) | Input::Cancel) => {}
+            (phase, input @ (Input::Start | Input::Persisted | Input::PersistFailed)) => {
+                panic!("illegal transition: {input:?} in {phase:?}")
+            }
+        }
+    }
+
+    /// When to say `Tick` next, since the start; `None` if nothing is waited for.
+    pub fn deadline(&self) -> Option<Duration> {
+        let votes = self.branches.iter().filter_map(|b| match (self.phase, b.state) {
+            (Phase::Preparing | Phase::OnePhase, BranchState::Preparing) => b.vote_by,
+            _ => None,
+        });
+        votes.chain(self.branches.iter().filter_map(|b| b.retry_at)).min()
+    }
+
+    /// Whether nothing more will be asked of the driver.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Done | Phase::InDoubt)
+    }
+
+    /// What was decided, durable or about to be.
+    pub fn decision(&self) -> Option<Decision> {
+        match self.phase {
+            Phase::Deciding(decision) | Phase::Completing(decision) => Some(decision),
+            _ => None,
+        }
+    }
+
+    /// Why it aborts.
+    pub fn cause(&self) -> Option<&AbortCause> {
+        self.cause.as_ref()
+    }
+
+    /// The state of a branch.
+    pub fn branch_state(&self, branch: BranchIndex) -> BranchState {
+        self.branches[usize::from(branch.0)].state
+    }
+
+    /// Branches whose yes arrived after the abort was decided.
+    pub fn late_votes(&self) -> &[BranchIndex] {
+        &self.late_votes
+    }
+
+    fn start(&mut self, elapsed: Duration, actions: &mut Vec<Action>) {
+        if self.branches.len() == 1 {
+            self.phase = Phase::Intending;
+            actions.push(Action::PersistIntent);
+            return;
+        }
+        self.phase = Phase::Preparing;
+        for (index, branch) in self.branches.iter_mut().enumerate() {
+            branch.state = BranchState::Preparing;
+            branch.vote_by = Some(elapsed.saturating_add(branch.timeout));
+            actions.push(Action::SendPrepare(index_of(index)));
+        }
+    }
+
+    fn send_one_phase(&mut self, elapsed: Duration, actions: &mut Vec<Action>) {
+        let branch = &mut self.branches[0];
+        branch.state = BranchState::Preparing;
+        branch.vote_by = Some(elapsed.saturating_add(branch.timeout));
+        self.phase = Phase::OnePhase;
+        actions.push(Action::SendOnePhase(BranchIndex(0)));
+    }
+
+    fn one_phase_answer(&mut self, vote: Vote, actions: &mut Vec<Action>) {
+        match vote {
+            Vote::Yes | Vote::ReadOnly => {
+                // Committed already: nothing is left to be told.
+                self.branches[0].state = BranchState::ReadOnly;
+                self.decide(Decision::Commit, actions);
+            }
+            Vote::No(declined) => {
+                self.branches[0].state = BranchState::Declined;
+                self.abort(AbortCause::Declined(BranchIndex(0), declined), actions);
+            }
+            Vote::Unknown(detail) => {
+                self.cause = Some(AbortCause::VoteUnknown(BranchIndex(0), detail));
+                self.inquire(actions);
+            }
+        }
+    }
+
+    fn inquire(&mut self, actions: &mut Vec<Action>) {
+        self.phase = Phase::Inquiring;
+        self.branches[0].state = BranchState::Unclear;
+        self.branches[0].retry_at = None;
+        actions.push(Action::SendInquiry(BranchIndex(0)));
+    }
+
+    fn inquired(&mut self, elapsed: Duration, inquiry: Inquiry, actions: &mut Vec<Action>) {
+        match inquiry {
+            Inquiry::Committed => {
+                self.cause = None;
+                self.branches[0].state = BranchState::ReadOnly;
+                self.decide(Decision::Commit, actions);
+            }
+            Inquiry::Aborted => {
+                self.branches[0].state = BranchState::Declined;
+                let cause = self.cause.take().unwrap_or(AbortCause::Timeout(BranchIndex(0)));
+                self.abort(cause, actions);
+            }
+            Inquiry::Unknown(_) => self.retry_later(elapsed, 0),
+        }
+    }
+
+    fn voted(&mut self, index: BranchIndex, vote: Vote, actions: &mut Vec<Action>) {
+        let branch = &mut self.branches[usize::from(index.0)];
+        if branch.state != BranchState::Preparing {
+            return;
+        }
+        match vote {
+            Vote::Yes => branch.state = BranchState::Prepared,
+            Vote::ReadOnly => branch.state = BranchState::ReadOnly,
+            Vote::No(declined) => {
+                branch.state = BranchState::Declined;
+                return self.abort(AbortCause::Declined(index, declined), actions);
+            }
+            Vote::Unknown(detail) => {
+                branch.state = BranchState::Unclear;
+                return self.abort(AbortCause::VoteUnknown(index, detail), actions);
+            }
+        }
+        let in_favour =
+            |b: &Branch| matches!(b.state, BranchState::Prepared | BranchState::ReadOnly);
+        if self.branches.iter().all(in_favour) {
+            self.decide(Decision::Commit, actions);
+        }
+    }
+
+    fn voted_late(&mut self, index: BranchIndex, vote: &Vote, actions: &mut Vec<Action>) {
+        let branch = &mut self.branches[usize::from(index.0)];
+        match (branch.state, vote) {
+            (BranchState::Preparing | BranchState::Unclear, Vote::No(_) | Vote::ReadOnly) => {
+                branch.state = BranchState::Declined;
+                branch.retry_at = None;
+                self.finish_if_complete(actions);
+            }
+            (BranchState::Preparing | BranchState::Unclear, Vote::Yes) => {
+                branch.state = BranchState::Prepared;
+                self.late_votes.push(index);
+            }
+            // The abort was acknowledged, or is on its way.
+            _ => {}
+        }
+    }
+
+    fn abort(&mut self, cause: AbortCause, actions: &mut Vec<Action>) {
+        self.cause = Some(cause);
+        for (index, branch) in self.branches.iter().enumerate() {
+            if must_be_told(branch.state) {
+                actions.push(Action::SendAbort(index_of(index)));
+            }
+        }
+        self.decide(Decision::Abort, actions);
+    }
+
+    fn decide(&mut self, decision: Decision, actions: &mut Vec<Action>) {
+        self.phase = Phase::Deciding(decision);
+        actions.push(Action::PersistDecision(decision));
+    }
+
+    fn complete(&mut self, decision: Decision, actions: &mut Vec<Action>) {
+        self.phase = Phase::Completing(decision);
+        if decision == Decision::Commit {
+            for (index, branch) in self.branches.iter().enumerate() {
+                if branch.state == BranchState::Prepared {
+                    actions.push(Action::SendCommit(index_of(index)));
+                }
+            }
+        }
+        actions.push(Action::Answer(decision));
+        self.finish_if_complete(actions);
+    }
+
+    fn acked(
+        &mut self,
+        elapsed: Duration,
+        index: BranchIndex,
+        ack: Ack,
+        actions: &mut Vec<Action>,
+    ) {
+        let branch = &mut self.branches[usize::from(index.0)];
+        if !must_be_told(branch.state) {
+            return;
+        }
+        match ack {
+            Ack::Done => {
+                branch.state = BranchState::Acked;
+                branch.retry_at = None;
+            }
+            Ack::Heuristic(_) => {
+                branch.state = BranchState::Heuristic;
+                branch.retry_at = None;
+                actions.push(Action::ReportHeuristic(index));
+            }
+            Ack::Unknown(_) => self.retry_later(elapsed, usize::from(index.0)),
+        }
+        self.finish_if_complete(actions);
+    }
+
+    fn retry_later(&mut self, elapsed: Duration, index: usize) {
+        let branch = &mut self.branches[index];
+        branch.attempts = branch.attempts.saturating_add(1);
+        let wait = self.backoff.wait(branch.attempts, self.seed ^ index as u64);
+        branch.retry_at = Some(elapsed.saturating_add(wait));
+    }
+
+    fn finish_if_complete(&mut self, actions: &mut Vec<Action>) {
+        let Phase::Completing(decision) = self.phase else { return };
+        if self.branches.iter().any(|b| must_be_told(b.state)) {
+            return;
+        }
+        self.phase = Phase::Done;
+        if decision == Decision::Commit {
+            actions.push(Action::Forget);
+        }
+    }
+
+    /// The record may be durable or not: only recovery, which reads the log, may act.
+    fn give_up(&mut self, actions: &mut Vec<Action>) {
+        self.phase = Phase::InDoubt;
+        actions.push(Action::AnswerInDoubt);
+    }
+
+    fn tick(&mut self, elapsed: Duration, actions: &mut Vec<Action>) {
+        let late = self.branches.iter().position(|b| {
+            b.state == BranchState::Preparing && b.vote_by.is_some_and(|by| by <= elapsed)
+        });
+        match (self.phase, late) {
+            (Phase::Preparing, Some(index)) => {
+                self.branches[index].state = BranchState::Unclear;
+                return self.abort(AbortCause::Timeout(index_of(index)), actions);
+            }
+            (Phase::OnePhase, Some(index)) => {
+                self.cause = Some(AbortCause::Timeout(index_of(index)));
+                return self.inquire(actions);
+            }
+            _ => {}
+        }
+        let phase = self.phase;
+        for (index, branch) in self.branches.iter_mut().enumerate() {
+            if branch.retry_at.is_none_or(|at| at > elapsed) {
+                continue;
+            }
+            branch.retry_at = None;
+            let index = index_of(index);
+            match phase {
+                Phase::Inquiring => actions.push(Action::SendInquiry(index)),
+                Phase::Completing(Decision::Commit) => actions.push(Action::SendCommit(index)),
+                Phase::Deciding(Decision::Abort) | Phase::Completing(Decision::Abort) => {
+                    actions.push(Action::SendAbort(index));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether a branch may be prepared and has not heard the decision.
+fn must_be_told(state: BranchState) -> bool {
+    matches!(state, BranchState::Prepared | BranchState::Unclear | BranchState::Preparing)
+}
+
+fn index_of(index: usize) -> BranchIndex {
+    BranchIndex(u16::try_from(index).expect("checked in new"))
+}

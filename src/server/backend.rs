@@ -1,0 +1,139 @@
+//! What the HTTP interface stands in front of, as one small trait.
+//!
+//! The coordinator implements it in `coordinator.rs`; tests put something slow or broken there,
+//! which a healthy coordinator cannot be made to be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::coordinator::{Answer, Predicted, Submission, SubmitError};
+use crate::participants::BoxFuture;
+use crate::txn::{ParticipantName, TxnId};
+
+/// Takes transactions and answers for them.
+pub trait Backend: Send + Sync + 'static {
+    /// Runs a transaction. Dropping the future stops the waiting, not the transaction.
+    fn submit(&self, submission: Submission) -> BoxFuture<'_, Result<Answer, SubmitError>>;
+
+    /// What would be predicted and planned, without doing it.
+    fn predict(&self, submission: &Submission) -> Result<Predicted, SubmitError>;
+
+    /// A finished transaction's answer; [`SubmitError::InFlight`] while it runs.
+    fn answer(&self, id: &TxnId) -> Result<Option<Answer>, SubmitError>;
+
+    /// Health and counters as of now.
+    fn reading(&self) -> Reading;
+
+    /// Refuses new transactions and finishes those that run, for at most `bound`.
+    fn shutdown(&self, bound: Duration) -> BoxFuture<'_, ()>;
+}
+
+/// Why no transactions are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotReady {
+    /// What an earlier run left is being settled.
+    Recovering,
+    /// The process is about to stop.
+    Draining,
+    /// The decision log refused a write; only a restart helps.
+    LogFailed(String),
+}
+
+impl NotReady {
+    /// The reason as a short code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Recovering => "recovering",
+            Self::Draining => "draining",
+            Self::LogFailed(_) => "decision_log_failed",
+        }
+    }
+
+    /// One sentence for the operator.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Recovering => "transactions of an earlier run are being settled".into(),
+            Self::Draining => "the server is stopping".into(),
+            Self::LogFailed(detail) => format!("the decision log has failed: {detail}; restart"),
+        }
+    }
+}
+
+/// Health and counters at one moment. Counts run since start.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Reading {
+    /// Why no transactions are taken, if so.
+    pub not_ready: Option<NotReady>,
+    /// Transactions that run now.
+    pub in_flight: u64,
+    /// Transactions by outcome.
+    pub outcomes: Vec<(String, u64)>,
+    /// Transactions by reason code.
+    pub reasons: Vec<(String, u64)>,
+    /// Predictions that rules made in a model's place, by target and cause.
+    pub fallbacks: Vec<(String, String, u64)>,
+    /// What serves predictions.
+    pub model: String,
+}
+
+/// Counters of one durable store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreReading {
+    /// The store's name: `decision_log` or a participant.
+    pub store: String,
+    /// Flushes to disk since start.
+    pub flushes: u64,
+    /// Writes that wait for one.
+    pub queue_depth: u64,
+}
+
+/// A participant as `GET /v1/participants` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ParticipantView {
+    /// Its configured name.
+    pub name: ParticipantName,
+    /// What it is, such as `embedded`.
+    pub kind: String,
+    /// Its own identity, made with its data.
+    pub identity: String,
+}
+
+/// Read-only looks into an embedded ledger. They may read from disk; the server calls them on a
+/// thread for that.
+pub trait LedgerView: Send + Sync {
+    /// One account as JSON, `None` if there is no such account; `Err` is one sentence.
+    fn account(&self, id: &str) -> Result<Option<serde_json::Value>, String>;
+
+    /// Whether the books balance, as JSON.
+    fn verify(&self) -> Result<serde_json::Value, String>;
+}
+
+/// Reads the counters of every store.
+pub type StoreReader = Box<dyn Fn() -> Vec<StoreReading> + Send + Sync>;
+
+/// Everything that a server shows.
+pub struct Service {
+    /// What takes transactions.
+    pub backend: Arc<dyn Backend>,
+    /// The participants.
+    pub participants: Vec<ParticipantView>,
+    /// The embedded ones, to be looked into.
+    pub ledgers: BTreeMap<String, Arc<dyn LedgerView>>,
+    /// The stores' counters.
+    pub stores: StoreReader,
+}
+
+impl Service {
+    /// A service with neither participants nor stores to show.
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            backend,
+            participants: Vec::new(),
+            ledgers: BTreeMap::new(),
+            stores: Box::new(Vec::new),
+        }
+    }
+}

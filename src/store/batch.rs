@@ -1,0 +1,66 @@
+//! What one caller writes at once.
+
+/// A keyspace, by its position in [`Options::keyspaces`](super::Options::keyspaces).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Keyspace(pub(super) u8);
+
+impl Keyspace {
+    /// The keyspace at a position.
+    pub const fn at(position: u8) -> Self {
+        Self(position)
+    }
+}
+
+/// Writes that become durable together or not at all; a later one of the same key wins.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub(super) operations: Vec<Operation>,
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Operation {
+    Put(Keyspace, Vec<u8>, Vec<u8>),
+    Delete(Keyspace, Vec<u8>),
+    Append(Keyspace, Vec<u8>),
+}
+
+/// What an operation costs in a queue beside its key and value.
+const OPERATION_BYTES: usize = 64;
+
+impl Batch {
+    /// An empty batch; written, it tells when everything queued before it is durable.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a key, at most 65,535 bytes long.
+    pub fn put(&mut self, keyspace: Keyspace, key: Vec<u8>, value: Vec<u8>) -> &mut Self {
+        assert!(
+            !key.is_empty() && key.len() <= usize::from(u16::MAX),
+            "a key of 1 to 65,535 bytes"
+        );
+        self.bytes += OPERATION_BYTES + key.len() + value.len();
+        self.operations.push(Operation::Put(keyspace, key, value));
+        self
+    }
+
+    /// Removes a key, if it is there.
+    pub fn delete(&mut self, keyspace: Keyspace, key: Vec<u8>) -> &mut Self {
+        self.bytes += OPERATION_BYTES + key.len();
+        self.operations.push(Operation::Delete(keyspace, key));
+        self
+    }
+
+    /// Stores a value under the keyspace's next sequence, a big-endian `u64` that starts at 1.
+    pub fn append(&mut self, keyspace: Keyspace, value: Vec<u8>) -> &mut Self {
+        self.bytes += OPERATION_BYTES + value.len();
+        self.operations.push(Operation::Append(keyspace, value));
+        self
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+}

@@ -1,0 +1,302 @@
+//! The one thread that writes: drain, one durable batch, wake all.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use fjall::{Database, PersistMode};
+
+use super::batch::Operation;
+use super::error::io;
+use super::queue::{Reply, Request, Shared, State};
+use super::reader::Reader;
+use super::{Batch, Error, Keyspace, Options, Urgency, journal};
+
+/// How often the queue is looked at while announced writers are waited for.
+const GATHER_STEP: Duration = Duration::from_micros(50);
+/// Waiting ends when nothing came for so many flushes' time: another store's flush may lie
+/// between an announced writer and its write.
+const GATHER_IDLE_FLUSHES: u32 = 2;
+const GATHER_IDLE_MAX: Duration = Duration::from_millis(5);
+/// However busy it is, nobody waits longer than this.
+const GATHER_MAX: Duration = Duration::from_millis(25);
+/// After a wait in vain, so many flushes go without one, at most; it doubles each time.
+const GATHER_SKIP_MAX: u32 = 64;
+
+pub(super) fn spawn(
+    options: &Options,
+    database: Database,
+    reader: &Reader,
+    shared: Arc<Shared>,
+) -> Result<JoinHandle<()>, Error> {
+    let own = reader.writer_keyspace();
+    let mut next_sequences = Vec::with_capacity(options.keyspaces.len());
+    for position in 0..options.keyspaces.len() {
+        next_sequences.push(read_number(reader, own, &sequence_key(position))?.unwrap_or(1));
+    }
+    let writer = Writer {
+        database,
+        reader: reader.clone(),
+        shared,
+        own,
+        next_sequences,
+        flush: read_number(reader, own, FLUSH_COUNT_KEY)?.unwrap_or(0),
+        lazy_flush_after: options.lazy_flush_after,
+        flush_count_max: options.flush_count_max,
+        flush_time: Duration::from_millis(1),
+        gather: Gather::default(),
+    };
+    std::thread::Builder::new()
+        .name(format!("presume-{}", options.kind))
+        .spawn(move || writer.run())
+        .map_err(|e| io(std::path::Path::new(options.kind), "start the writer thread", e))
+}
+
+const FLUSH_COUNT_KEY: &[u8] = b"flushes";
+const MARKER_KEY: &[u8] = b"marker";
+
+fn sequence_key(position: usize) -> Vec<u8> {
+    format!("sequence/{position}").into_bytes()
+}
+
+fn read_number(reader: &Reader, own: Keyspace, key: &[u8]) -> Result<Option<u64>, Error> {
+    let Some(value) = reader.get(own, key)? else { return Ok(None) };
+    let bytes = <[u8; 8]>::try_from(value.as_slice());
+    let number = bytes.map_err(|_| reader.record_error(own, key, "not a number of 8 bytes"))?;
+    Ok(Some(u64::from_be_bytes(number)))
+}
+
+struct Writer {
+    database: Database,
+    reader: Reader,
+    shared: Arc<Shared>,
+    own: Keyspace,
+    next_sequences: Vec<u64>,
+    flush: u64,
+    lazy_flush_after: Duration,
+    flush_count_max: usize,
+    /// Smoothed duration of a flush.
+    flush_time: Duration,
+    gather: Gather,
+}
+
+/// How well waiting for announced writers has paid lately.
+#[derive(Default)]
+struct Gather {
+    skip: u32,
+    skip_next: u32,
+}
+
+/// Writes of one flush; of two to the same key the later wins, because the database gives all
+/// writes of a batch the same age.
+#[derive(Default)]
+struct Merged {
+    writes: Vec<(Keyspace, Vec<u8>, Option<Vec<u8>>)>,
+    positions: HashMap<(Keyspace, Vec<u8>), usize>,
+}
+
+impl Merged {
+    fn set(&mut self, keyspace: Keyspace, key: Vec<u8>, value: Option<Vec<u8>>) {
+        if let Some(position) = self.positions.get(&(keyspace, key.clone())) {
+            self.writes[*position].2 = value;
+        } else {
+            self.positions.insert((keyspace, key.clone()), self.writes.len());
+            self.writes.push((keyspace, key, value));
+        }
+    }
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Some(requests) = self.next() {
+            self.serve(requests);
+        }
+    }
+
+    /// What the next flush holds; `None` when the store is closed and all is flushed.
+    fn next(&mut self) -> Option<Vec<Request>> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        loop {
+            if state.urgent > 0 || (state.closed && !state.requests.is_empty()) {
+                break;
+            }
+            if state.closed {
+                return None;
+            }
+            state.idle = true;
+            if let Some(since) = state.lazy_since {
+                let left = self.lazy_flush_after.saturating_sub(elapsed(since));
+                if left.is_zero() {
+                    break;
+                }
+                let waited = shared.ready.wait_timeout(state, left);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            } else {
+                state = shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        state.idle = false;
+        let mut state = self.gather(&shared, state);
+        Some(drain(&mut state, self.flush_count_max))
+    }
+
+    /// Waits for announced writers, as long as that is likely to pay.
+    fn gather<'a>(
+        &mut self,
+        shared: &'a Shared,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        let expected = || shared.announced.load(Ordering::Relaxed);
+        if state.urgent == 0 || state.urgent >= expected() {
+            return state;
+        }
+        if self.gather.skip > 0 {
+            self.gather.skip -= 1;
+            return state;
+        }
+        let idle_max = (self.flush_time * GATHER_IDLE_FLUSHES).min(GATHER_IDLE_MAX);
+        let at_first = state.urgent;
+        let started = now();
+        let mut grown = started;
+        while state.urgent < expected() && !state.closed {
+            let before = state.requests.len();
+            drop(state);
+            std::thread::sleep(GATHER_STEP);
+            state = shared.lock();
+            let at = now();
+            if state.requests.len() > before {
+                grown = at;
+            }
+            if at - grown > idle_max || at - started > GATHER_MAX {
+                break;
+            }
+        }
+        self.gather.note(state.urgent > at_first);
+        state
+    }
+
+    fn serve(&mut self, requests: Vec<Request>) {
+        if let Some(error) = self.shared.poison() {
+            return fail(requests, &error);
+        }
+        let count = requests.len() as u64;
+        let mut merged = Merged::default();
+        let mut replies = Vec::with_capacity(requests.len());
+        let mut ticket = 0;
+        for request in requests {
+            ticket = request.ticket;
+            let sequences = self.merge(&mut merged, request.batch);
+            replies.push((request.reply, sequences));
+        }
+        let started = now();
+        if !merged.writes.is_empty() {
+            if let Err(cause) = self.commit(merged) {
+                self.shared.set_poison(&cause);
+                let error = self.shared.gone();
+                replies.into_iter().for_each(|(reply, _)| reply.fail(error.clone()));
+                return;
+            }
+            self.flush_time = (self.flush_time * 3 + (now() - started)) / 4;
+            self.shared.flushes.fetch_add(1, Ordering::Relaxed);
+        }
+        self.shared.writes.fetch_add(count, Ordering::Relaxed);
+        self.shared.durable.store(ticket, Ordering::Release);
+        for (reply, sequences) in replies {
+            match reply {
+                Reply::Write(sender) => drop(sender.send(Ok(sequences))),
+                Reply::Snapshot(sender) => drop(sender.send(Ok(self.reader.snapshot()))),
+            }
+        }
+    }
+
+    fn merge(&mut self, merged: &mut Merged, batch: Batch) -> Vec<u64> {
+        let mut sequences = Vec::new();
+        for operation in batch.operations {
+            match operation {
+                Operation::Put(keyspace, key, value) => merged.set(keyspace, key, Some(value)),
+                Operation::Delete(keyspace, key) => merged.set(keyspace, key, None),
+                Operation::Append(keyspace, value) => {
+                    let position = usize::from(keyspace.0);
+                    let sequence = self.next_sequences[position];
+                    self.next_sequences[position] = sequence + 1;
+                    merged.set(keyspace, sequence.to_be_bytes().to_vec(), Some(value));
+                    let next = (sequence + 1).to_be_bytes().to_vec();
+                    merged.set(self.own, sequence_key(position), Some(next));
+                    sequences.push(sequence);
+                }
+            }
+        }
+        sequences
+    }
+
+    fn commit(&mut self, mut merged: Merged) -> Result<(), String> {
+        self.flush += 1;
+        merged.set(self.own, FLUSH_COUNT_KEY.to_vec(), Some(self.flush.to_be_bytes().to_vec()));
+        merged.set(self.own, MARKER_KEY.to_vec(), Some(journal::marker(self.flush)));
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        for (keyspace, key, value) in merged.writes {
+            let keyspace = self.reader.keyspace(keyspace);
+            match value {
+                Some(value) => batch.insert(keyspace, key, value),
+                None => batch.remove(keyspace, key),
+            }
+        }
+        let commit = std::panic::AssertUnwindSafe(|| batch.commit());
+        match std::panic::catch_unwind(commit) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(fjall::Error::Io(error))) => Err(error.to_string()),
+            Ok(Err(fjall::Error::Poisoned)) => Err("a background write failed".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the database panicked".to_owned()),
+        }
+    }
+}
+
+impl Gather {
+    fn note(&mut self, paid: bool) {
+        if paid {
+            *self = Self::default();
+        } else {
+            self.skip_next = (self.skip_next * 2).clamp(1, GATHER_SKIP_MAX);
+            self.skip = self.skip_next;
+        }
+    }
+}
+
+/// Takes requests in order, up to the limit and up to a snapshot, which must see no later ones.
+fn drain(state: &mut State, count_max: usize) -> Vec<Request> {
+    let mut requests = Vec::with_capacity(state.requests.len().min(count_max));
+    while requests.len() < count_max
+        && let Some(request) = state.requests.pop_front()
+    {
+        state.bytes -= request.batch.bytes;
+        if request.urgency == Urgency::Urgent {
+            state.urgent -= 1;
+        }
+        let ends = matches!(request.reply, Reply::Snapshot(_));
+        requests.push(request);
+        if ends {
+            break;
+        }
+    }
+    if state.requests.is_empty() {
+        state.lazy_since = None;
+    }
+    requests
+}
+
+fn fail(requests: Vec<Request>, error: &Error) {
+    requests.into_iter().for_each(|request| request.reply.fail(error.clone()));
+}
+
+#[allow(clippy::disallowed_methods, reason = "measures flushes and bounds waiting")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn elapsed(since: Instant) -> Duration {
+    now().saturating_duration_since(since)
+}
