@@ -10,7 +10,7 @@ use std::sync::Arc;
 use prost::Message;
 use tract_onnx::pb;
 use tract_onnx::prelude::{
-    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, SymbolScope, Tensor,
+    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor,
     TypedRunnableModel, tvec,
 };
 use tract_onnx::tract_hir::internal::{DatumType, InferenceModel, ToDim};
@@ -158,7 +158,7 @@ fn prepare(
     width: usize,
 ) -> tract_onnx::prelude::TractResult<Arc<TypedRunnableModel>> {
     let mut model: InferenceModel = tract_onnx::onnx().model_for_proto_model(model)?;
-    let batch = SymbolScope::default().sym("N");
+    let batch = model.symbols.sym("N");
     let shape = tvec!(batch.to_dim(), width.to_dim());
     model.set_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?;
     model.into_optimized()?.into_runnable()

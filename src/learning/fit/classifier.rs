@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Fitted, Recipe, graph, thinned, tune};
+use super::{Fitted, Recipe, thinned, tune};
 use crate::features::TXN_WIDTH;
 use crate::learning::dataset::Dataset;
 use crate::learning::metrics::{
@@ -12,6 +12,7 @@ use crate::models::basis::Basis;
 use crate::models::calibration::Calibration;
 use crate::models::logistic::{Logistic, Sample};
 use crate::models::manifest::TargetManifest;
+use crate::models::onnx_export::encode;
 use crate::models::rules::List;
 use crate::models::{Predictor, Rules, RulesFile, Target};
 
@@ -19,16 +20,13 @@ use crate::models::{Predictor, Rules, RulesFile, Target};
 const EVENTS_MIN: usize = 10;
 
 /// Probabilities and labels of the newest slice.
-#[derive(Debug, Clone)]
-pub struct Scores {
-    /// By the model.
-    pub model: Vec<f64>,
+struct Scores {
+    model: Vec<f64>,
     /// By the rules, tuned on what the model was fitted on.
-    pub rules: Vec<f64>,
+    rules: Vec<f64>,
     /// The base rate of what the model was fitted on.
-    pub majority: f64,
-    /// What happened.
-    pub labels: Vec<bool>,
+    majority: f64,
+    labels: Vec<bool>,
 }
 
 /// Rows of one slice: positions in the data set, and their labels.
@@ -125,7 +123,7 @@ pub(super) fn fit(
     let fitted = Fitted {
         manifest,
         inputs,
-        graph: graph(&model.linear()),
+        graph: encode(&model.linear()),
         form: serde_json::to_vec(&model).map_err(|error| error.to_string())?,
         predictor: Box::new(model),
         candidates: newest.rows,
