@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 #![allow(missing_docs, reason = "the help texts are the documentation")]
 
+mod bench;
 mod config;
 mod exit;
 //T mod features;
@@ -46,6 +47,9 @@ enum Command {
     /// Show and check the configuration
     #[command(subcommand)]
     Config(config::Command),
+    /// Measure predictions and commits on this machine
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 fn run(command: &Command) -> anyhow::Result<()> {
@@ -54,6 +58,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Txn(command) => txn::run(command),
         //T Command::Features(args) => features::run(args),
         Command::Config(command) => config::run(command),
+        Command::Bench(command) => bench::run(command),
     }
 }
 

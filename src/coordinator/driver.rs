@@ -15,7 +15,7 @@ use super::answer::{Answer, SubmitError, Wait};
 use super::record::{Draft, LegTrace, explain, leg_row, timings};
 use super::{Branch, Inner};
 use crate::decision_log::{
-    AnswerRecord, DecisionRecord, Intent, OutcomeRow, RecordedBranch,
+    AnswerRecord, Announced, DecisionRecord, Intent, OutcomeRow, RecordedBranch,
 };
 use crate::features::Event;
 use crate::participants::BoxFuture;
@@ -40,6 +40,7 @@ pub(super) struct Run {
     pub(super) started: Instant,
     pub(super) predicted: Duration,
     pub(super) reply: Option<Reply>,
+    pub(super) announced: Option<Announced>,
 }
 
 /// What was made durable, waiting to be told.
@@ -217,7 +218,7 @@ impl Run {
     }
 
     fn persist(
-        &self,
+        &mut self,
         engine: &TwoPhase,
         decision: Decision,
         physical: PhysicalId,
@@ -245,8 +246,11 @@ impl Run {
         };
         let (row, log) = (made.row.clone(), self.inner.log.clone());
         let intent = one_phase.then_some((epoch, physical));
+        let announced = self.announced.take();
         Box::pin(async move {
-            match log.record_outcome(record.as_ref(), &answer, &row, intent).await {
+            let write = log.record_outcome(record.as_ref(), &answer, &row, intent);
+            drop(announced);
+            match write.await {
                 Ok(()) => Input::Persisted,
                 Err(_) => Input::PersistFailed,
             }

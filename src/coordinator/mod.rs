@@ -331,6 +331,7 @@ impl Inner {
             started,
             predicted,
             reply: Some(reply),
+            announced: Some(self.log.announce()),
             inner: self,
         };
         match run.draft.plan.admission {
@@ -390,7 +391,9 @@ impl Run {
             body: serde_json::to_value(&answer).expect("answers are plain data"),
             at: self.inner.clock.now(),
         };
-        let durable = self.inner.log.record_outcome(None, &record, &row, None).await;
+        let write = self.inner.log.record_outcome(None, &record, &row, None);
+        drop(self.announced.take());
+        let durable = write.await;
         let result = match durable {
             Ok(()) => {
                 self.inner.learn(&self.draft, &row);

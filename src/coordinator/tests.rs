@@ -1,0 +1,423 @@
+#![allow(clippy::unwrap_used)]
+//! Against the real log and real ledgers in a scratch folder.
+
+use std::path::Path;
+use std::sync::atomic::AtomicU32;
+
+use super::*;
+use crate::decision_log;
+use crate::participants::ledger::{self, Ledger, NewAccount, Overdraft};
+use crate::participants::{Ack, BoxFuture, ClaimError, Inquiry};
+use crate::policy;
+use crate::txn::{
+    Customer, CustomerId, CustomerType, Epoch, Gid, Kind, LogId, Money, OperationName, Params,
+    ProtocolRequest, ReasonCode, Vote,
+};
+
+struct World {
+    coordinator: Coordinator,
+    ledgers: BTreeMap<ParticipantName, Ledger>,
+}
+
+fn name(text: &str) -> ParticipantName {
+    ParticipantName::new(text).unwrap()
+}
+
+fn serving() -> Arc<Serving> {
+    let clock: crate::models::serving::Clock = Arc::new(|| Duration::ZERO);
+    Arc::new(Serving::new(crate::models::serving::Options::with_clock(clock)))
+}
+
+async fn open(data: &Path, options: policy::Options) -> World {
+    open_with(data, options, &|_, ledger| Arc::new(ledger)).await
+}
+
+type Wrap = dyn Fn(&ParticipantName, Ledger) -> Arc<dyn Participant>;
+
+async fn open_with(data: &Path, options: policy::Options, wrap: &Wrap) -> World {
+    let (log, recovered) =
+        DecisionLog::open(&data.join("decisions"), decision_log::Options::default()).unwrap();
+    let mut ledgers = BTreeMap::new();
+    let mut participants: BTreeMap<ParticipantName, Arc<dyn Participant>> = BTreeMap::new();
+    for text in ["a", "b"] {
+        let folder = ledger::folder(data, text).unwrap();
+        let ledger = Ledger::open(&folder, ledger::Options::default()).unwrap();
+        ledgers.insert(name(text), ledger.clone());
+        participants.insert(name(text), wrap(&name(text), ledger));
+    }
+    let parts = Parts {
+        log,
+        participants,
+        serving: serving(),
+        features: features::State::new(features::Options::default()).unwrap(),
+        policy: Policy::new(options).unwrap(),
+        clock: Arc::new(SystemClock),
+    };
+    let coordinator = Coordinator::start(parts, recovered, Options::default()).await.unwrap();
+    World { coordinator, ledgers }
+}
+
+fn off() -> policy::Options {
+    policy::Options { mode: Mode::Off, ..policy::Options::default() }
+}
+
+async fn fund(world: &World, accounts: &[(&str, &str, i64)]) {
+    for (ledger, account, opening_minor) in accounts {
+        let account = NewAccount {
+            id: (*account).to_owned(),
+            opening_minor: *opening_minor,
+            overdraft: Overdraft::Refused,
+        };
+        world.ledgers[&name(ledger)].open_accounts(&[account]).await.unwrap();
+    }
+}
+
+fn posted(world: &World, ledger: &str, account: &str) -> i64 {
+    world.ledgers[&name(ledger)].balance(account).unwrap().balance_minor
+}
+
+fn operation(participant: &str, operation: &str, account: &str, amount: i64) -> Operation {
+    Operation {
+        participant: name(participant),
+        operation: OperationName::new(operation).unwrap(),
+        params: Params::from([
+            ("account".to_owned(), account.into()),
+            ("amount".to_owned(), amount.into()),
+        ]),
+    }
+}
+
+fn submission(id: &str, operations: Vec<Operation>) -> Submission {
+    let payment = Payment {
+        kind: Kind::Upi,
+        customer: Customer {
+            id: CustomerId::new("c1").unwrap(),
+            customer_type: CustomerType::Retail,
+            since: None,
+        },
+        counterparty: None,
+        amount: Money { minor: 100, currency: crate::txn::Currency::INR },
+        cross_border: false,
+        requires_consistency: true,
+        location: None,
+        attempt: 1,
+        system_load_ratio: None,
+        participants: vec![],
+    };
+    Submission {
+        transaction: Transaction {
+            id: TxnId::new(id).unwrap(),
+            payment,
+            protocol: ProtocolRequest::Auto,
+            operations,
+        },
+        request_hash: format!("hash of {id}"),
+        event_time: None,
+        wait: Wait::Decision,
+    }
+}
+
+fn transfer(id: &str, amount: i64) -> Submission {
+    let debit = operation("a", "debit", "alice", amount);
+    submission(id, vec![debit, operation("b", "credit", "bob", amount)])
+}
+
+#[tokio::test]
+async fn a_transfer_commits_on_both_ledgers_and_its_key_answers_the_same() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open(data.path(), off()).await;
+    fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;
+    let first = world.coordinator.submit(transfer("t1", 300)).await.unwrap();
+    assert_eq!(first.outcome, Outcome::Committed);
+    assert_eq!((posted(&world, "a", "alice"), posted(&world, "b", "bob")), (700, 300));
+    let again = world.coordinator.submit(transfer("t1", 300)).await.unwrap();
+    assert_eq!((again.outcome, again.id), (first.outcome, first.id));
+    assert_eq!(posted(&world, "b", "bob"), 300);
+    let mut other = transfer("t1", 300);
+    other.request_hash = "another".into();
+    let refused = world.coordinator.submit(other).await;
+    assert!(matches!(refused, Err(SubmitError::KeyReused { .. })));
+}
+
+#[tokio::test]
+async fn a_decline_aborts_everywhere_and_says_who_and_why() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open(data.path(), off()).await;
+    fund(&world, &[("a", "alice", 100), ("b", "bob", 0)]).await;
+    let answer = world.coordinator.submit(transfer("t1", 300)).await.unwrap();
+    assert_eq!(answer.outcome, Outcome::Aborted);
+    assert_eq!(answer.reasons[0].code, ReasonCode::BusinessDecline);
+    assert!(answer.reasons[0].detail.contains("insufficient_funds"), "{:?}", answer.reasons);
+    assert_eq!((posted(&world, "a", "alice"), posted(&world, "b", "bob")), (100, 0));
+    world.coordinator.shutdown(Duration::from_secs(5)).await;
+    for ledger in world.ledgers.values() {
+        assert!(ledger.list_prepared().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn one_participant_alone_commits_and_read_only_branches_leave_early() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open(data.path(), off()).await;
+    fund(&world, &[("a", "alice", 1000), ("a", "carol", 0), ("b", "bob", 0)]).await;
+    let operations =
+        vec![operation("a", "debit", "alice", 10), operation("a", "credit", "carol", 10)];
+    let answer = world.coordinator.submit(submission("one", operations)).await.unwrap();
+    assert_eq!(answer.outcome, Outcome::Committed);
+    assert_eq!(posted(&world, "a", "carol"), 10);
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_before_anything_starts() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open(data.path(), off()).await;
+    let unknown = submission("t", vec![operation("nowhere", "debit", "x", 1)]);
+    let error = world.coordinator.submit(unknown).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "participant \"nowhere\" is not configured; configured are a, b"
+    );
+    let unknown = submission("t", vec![operation("a", "teleport", "x", 1)]);
+    let error = world.coordinator.submit(unknown).await.unwrap_err();
+    assert!(matches!(error, SubmitError::BadOperation { .. }), "{error}");
+    assert_eq!(world.coordinator.status().unfinished, 0);
+}
+
+/// A participant that answers wrongly on purpose, over a real ledger.
+struct Faulty {
+    ledger: Ledger,
+    fault: Fault,
+    calls: AtomicU32,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    /// Never votes.
+    Silent,
+    /// Votes yes but the reply is lost.
+    VoteLost,
+    /// Commits in one phase but the reply is lost.
+    OnePhaseLost,
+    /// The first two acknowledgements of phase two are lost.
+    AcksLost,
+}
+
+impl Participant for Faulty {
+    fn identity(&self) -> String {
+        self.ledger.identity()
+    }
+    fn validate(&self, operation: &Operation) -> Result<(), String> {
+        self.ledger.validate(operation)
+    }
+    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<(), ClaimError>> {
+        self.ledger.claim_epoch(log, epoch)
+    }
+    fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {
+        match self.fault {
+            Fault::Silent => Box::pin(std::future::pending()),
+            Fault::VoteLost => Box::pin(async move {
+                self.ledger.prepare(gid, operations).await;
+                Vote::Unknown("reply lost".into())
+            }),
+            Fault::OnePhaseLost | Fault::AcksLost => self.ledger.prepare(gid, operations),
+        }
+    }
+    fn commit_one_phase<'a>(
+        &'a self,
+        gid: Gid,
+        operations: &'a [Operation],
+    ) -> BoxFuture<'a, Vote> {
+        Box::pin(async move {
+            let vote = self.ledger.commit_one_phase(gid, operations).await;
+            if self.fault == Fault::OnePhaseLost {
+                return Vote::Unknown("reply lost".into());
+            }
+            vote
+        })
+    }
+    fn commit(&self, gid: Gid) -> BoxFuture<'_, Ack> {
+        Box::pin(async move {
+            let ack = self.ledger.commit(gid).await;
+            if self.fault == Fault::AcksLost && self.calls.fetch_add(1, Ordering::SeqCst) < 2 {
+                return Ack::Unknown("reply lost".into());
+            }
+            ack
+        })
+    }
+    fn abort(&self, gid: Gid) -> BoxFuture<'_, Ack> {
+        self.ledger.abort(gid)
+    }
+    fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry> {
+        self.ledger.inquire(gid)
+    }
+    fn list_prepared(&self) -> BoxFuture<'_, Result<Vec<Gid>, String>> {
+        self.ledger.list_prepared()
+    }
+}
+
+async fn open_faulty(data: &Path, fault: Fault) -> World {
+    let options = policy::Options { prepare_timeout_ms_default: 60, ..off() };
+    let wrap = move |participant: &ParticipantName, ledger: Ledger| -> Arc<dyn Participant> {
+        if participant.as_str() == "a" {
+            return Arc::new(ledger);
+        }
+        Arc::new(Faulty { ledger, fault, calls: AtomicU32::new(0) })
+    };
+    let world = open_with(data, options, &wrap).await;
+    fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;
+    world
+}
+
+#[tokio::test]
+async fn a_participant_that_never_votes_times_out_and_nothing_stays_prepared() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open_faulty(data.path(), Fault::Silent).await;
+    let answer = world.coordinator.submit(transfer("t1", 300)).await.unwrap();
+    assert_eq!(answer.outcome, Outcome::Aborted);
+    assert_eq!(answer.reasons[0].code, ReasonCode::PrepareTimeout);
+    world.coordinator.shutdown(Duration::from_secs(5)).await;
+    assert!(world.ledgers[&name("a")].list_prepared().await.unwrap().is_empty());
+    assert_eq!(posted(&world, "a", "alice"), 1000);
+}
+
+#[tokio::test]
+async fn a_lost_vote_aborts_and_rolls_the_prepared_branch_back() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open_faulty(data.path(), Fault::VoteLost).await;
+    let answer = world.coordinator.submit(transfer("t1", 300)).await.unwrap();
+    assert_eq!(answer.outcome, Outcome::Aborted);
+    world.coordinator.shutdown(Duration::from_secs(5)).await;
+    assert!(world.ledgers[&name("b")].list_prepared().await.unwrap().is_empty());
+    assert_eq!((posted(&world, "a", "alice"), posted(&world, "b", "bob")), (1000, 0));
+}
+
+#[tokio::test]
+async fn a_lost_reply_to_a_one_phase_commit_is_answered_with_the_truth() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open_faulty(data.path(), Fault::OnePhaseLost).await;
+    let credit = submission("one", vec![operation("b", "credit", "bob", 5)]);
+    let answer = world.coordinator.submit(credit).await.unwrap();
+    assert_eq!(answer.outcome, Outcome::Committed);
+    assert_eq!(posted(&world, "b", "bob"), 5);
+}
+
+#[tokio::test]
+async fn phase_two_is_told_again_until_it_is_acknowledged() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open_faulty(data.path(), Fault::AcksLost).await;
+    let mut applied = transfer("t1", 300);
+    applied.wait = Wait::Applied;
+    let answer = world.coordinator.submit(applied).await.unwrap();
+    assert_eq!(answer.outcome, Outcome::Committed);
+    assert_eq!(posted(&world, "b", "bob"), 300);
+    assert_eq!(world.coordinator.shutdown(Duration::from_secs(5)).await, 0);
+}
+
+#[tokio::test]
+async fn recovery_commits_what_was_decided_and_aborts_the_rest() {
+    let data = tempfile::tempdir().unwrap();
+    let (decided, undecided);
+    {
+        let world = open(data.path(), off()).await;
+        fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;
+        // Prepared by hand, as a crash between prepare and commit would leave it.
+        let log = world.coordinator.log();
+        let gid = |physical, branch| Gid {
+            log: log.log_id(),
+            epoch: log.epoch(),
+            physical: crate::txn::PhysicalId(physical),
+            branch: crate::txn::BranchIndex(branch),
+        };
+        (decided, undecided) = ([gid(900, 0), gid(900, 1)], [gid(901, 0), gid(901, 1)]);
+        let (a, b) = (&world.ledgers[&name("a")], &world.ledgers[&name("b")]);
+        for gids in [decided, undecided] {
+            let debit = operation("a", "debit", "alice", 100);
+            assert_eq!(a.prepare(gids[0], &[debit]).await, Vote::Yes);
+            let credit = operation("b", "credit", "bob", 100);
+            assert_eq!(b.prepare(gids[1], &[credit]).await, Vote::Yes);
+        }
+        let branch = |participant: &str| decision_log::RecordedBranch {
+            participant: name(participant),
+            identity: world.ledgers[&name(participant)].identity(),
+        };
+        let record = decision_log::DecisionRecord {
+            epoch: log.epoch(),
+            physical: crate::txn::PhysicalId(900),
+            branches: vec![branch("a"), branch("b")],
+            read_only: vec![],
+            members: vec![TxnId::new("t900").unwrap()],
+            decision: crate::txn::Decision::Commit,
+            at: SystemClock.now(),
+        };
+        let answer = AnswerRecord {
+            id: TxnId::new("t900").unwrap(),
+            request_hash: "h".into(),
+            body: serde_json::Value::Null,
+            at: SystemClock.now(),
+        };
+        let draft = Draft {
+            transaction: transfer("t900", 100).transaction,
+            timestamp: SystemClock.now(),
+            features: features::Features { txn: [0.0; features::TXN_WIDTH], legs: vec![] },
+            prediction: None,
+            plan: Policy::new(off()).unwrap().plan(&[], None),
+        };
+        let row = draft.row(Outcome::Committed, None, &[], &[], Duration::ZERO);
+        log.record_outcome(Some(&record), &answer, &row, None).await.unwrap();
+    }
+    let world = open(data.path(), off()).await;
+    assert!(!world.coordinator.status().recovering);
+    assert_eq!((posted(&world, "a", "alice"), posted(&world, "b", "bob")), (900, 100));
+    for ledger in world.ledgers.values() {
+        assert!(ledger.list_prepared().await.unwrap().is_empty());
+    }
+    let _ = (decided, undecided);
+}
+
+#[tokio::test]
+async fn shutdown_refuses_new_transactions_and_ends_what_runs() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open_faulty(data.path(), Fault::Silent).await;
+    let coordinator = Arc::new(world.coordinator);
+    let running = {
+        let coordinator = coordinator.clone();
+        tokio::spawn(async move { coordinator.submit(transfer("t1", 1)).await })
+    };
+    while coordinator.status().in_flight == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(coordinator.shutdown(Duration::from_secs(5)).await, 0);
+    assert_eq!(running.await.unwrap().unwrap().outcome, Outcome::Aborted);
+    let refused = coordinator.submit(transfer("t2", 1)).await;
+    assert!(matches!(refused, Err(SubmitError::ShuttingDown)));
+}
+
+#[tokio::test]
+async fn the_in_flight_limit_refuses_and_says_the_limit() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open(data.path(), off()).await;
+    let limit = Options { in_flight_max: 0, ..Options::default() };
+    assert_eq!(
+        limit.check(),
+        Err("coordinator.in_flight_max is 0, it must be at least 1".to_owned())
+    );
+    drop(world);
+}
+
+#[tokio::test]
+async fn a_rejection_is_durable_answers_the_same_and_starts_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    // A threshold that no probability is above: every transaction is turned away.
+    let options =
+        policy::Options { success_reject_below: 1.0, ..policy::Options::default() };
+    let answer = {
+        let world = open(data.path(), options.clone()).await;
+        fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;
+        world.coordinator.submit(transfer("t1", 300)).await.unwrap()
+    };
+    assert_eq!(answer.outcome, Outcome::Rejected);
+    let world = open(data.path(), options).await;
+    let again = world.coordinator.submit(transfer("t1", 300)).await.unwrap();
+    assert_eq!(again, answer);
+    assert_eq!(posted(&world, "a", "alice"), 1000);
+}

@@ -34,7 +34,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::store::{self, Announced, Batch, Keyspace, Store, Urgency};
+pub use crate::store::Announced;
+use crate::store::{self, Batch, Keyspace, Store, Urgency};
 use crate::txn::{Epoch, LogId, PhysicalId, Timestamp, TxnId};
 
 pub use records::{

@@ -1,1 +1,272 @@
 #![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::*;
+use crate::txn::{Admission, Decision, LegVote, Mode, Outcome, Plan, Protocol};
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+fn open(path: &Path) -> (DecisionLog, Recovered) {
+    let options = Options { lazy_flush_after: Duration::ZERO, ..Options::default() };
+    DecisionLog::open(path, options).unwrap()
+}
+
+fn id(n: u64) -> TxnId {
+    TxnId::new(&format!("txn-{n}")).unwrap()
+}
+
+fn answer(n: u64, outcome: &str) -> AnswerRecord {
+    AnswerRecord {
+        id: id(n),
+        request_hash: "00".repeat(32),
+        body: json!({"id": id(n), "outcome": outcome}),
+        at: Timestamp::from_micros(i64::try_from(n).unwrap() * 1_000_000),
+    }
+}
+
+pub(crate) fn row(n: u64) -> OutcomeRow {
+    let leg = OutcomeLeg {
+        participant: "core".parse().unwrap(),
+        vote: Some(LegVote::Yes),
+        prepare_ms: Some(1.5),
+        timeout_ms: 1_000.0,
+        late_ms: None,
+        in_flight: 3,
+        health: 1.0,
+    };
+    OutcomeRow {
+        txn_id: id(n),
+        timestamp: Timestamp::from_micros(1_764_000_000_000_000),
+        kind: "UPI".into(),
+        customer_id: "c1".into(),
+        customer_type: "RETAIL".into(),
+        customer_since: None,
+        counterparty_id: Some("m1".into()),
+        amount_minor: 12_500,
+        currency: "INR".into(),
+        cross_border: false,
+        requires_consistency: true,
+        lat: Some(19.07),
+        lon: None,
+        attempt: 1,
+        system_load_ratio: None,
+        outcome: Outcome::Committed,
+        failure_class: None,
+        reasons: vec![],
+        total_us: 1_234,
+        features: vec![0.5, f32::NAN, -3.25],
+        prediction: None,
+        plan: Plan {
+            admission: Admission::Admit,
+            protocol: Protocol::TwoPhase,
+            branches: vec![],
+            reasons: vec![],
+            mode: Mode::Enforce,
+        },
+        legs: vec![leg],
+    }
+}
+
+fn decision(log: &DecisionLog, n: u64) -> DecisionRecord {
+    let branch =
+        RecordedBranch { participant: "core".parse().unwrap(), identity: "ledger:1".into() };
+    DecisionRecord {
+        epoch: log.epoch(),
+        physical: log.next_physical(),
+        branches: vec![branch],
+        read_only: vec![],
+        members: vec![id(n)],
+        decision: Decision::Commit,
+        at: Timestamp::from_micros(0),
+    }
+}
+
+fn intent(log: &DecisionLog, n: u64) -> Intent {
+    Intent {
+        epoch: log.epoch(),
+        physical: log.next_physical(),
+        branch: RecordedBranch { participant: "core".parse().unwrap(), identity: "l".into() },
+        request_hash: "00".repeat(32),
+        row: row(n),
+    }
+}
+
+#[test]
+fn each_opening_is_a_later_epoch_of_the_same_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let log_id = log.log_id();
+    assert_eq!(
+        (log.epoch(), log.next_physical(), log.next_physical()),
+        (Epoch(1), PhysicalId(1), PhysicalId(2))
+    );
+    drop(log);
+    let (log, _) = open(dir.path());
+    assert_eq!((log.log_id(), log.epoch(), log.next_physical()), (log_id, Epoch(2), PhysicalId(1)));
+}
+
+#[test]
+fn an_outcome_is_one_write_and_survives() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let before = log.flushes();
+    let decided = decision(&log, 1);
+    run(log.record_outcome(Some(&decided), &answer(1, "committed"), &row(1), None)).unwrap();
+    assert_eq!(log.flushes(), before + 1);
+    drop(log);
+    let (log, recovered) = open(dir.path());
+    assert_eq!(recovered.decisions, [decided.clone()]);
+    assert_eq!(log.answer(&id(1)).unwrap(), Some(answer(1, "committed")));
+    assert_eq!(log.answer(&id(2)).unwrap(), None);
+    assert_eq!(log.decision(decided.epoch, decided.physical).unwrap(), Some(decided.clone()));
+    let rows = log.outcome_rows(0, 10).unwrap();
+    assert_eq!((rows.len(), rows[0].0, &rows[0].1.txn_id), (1, 1, &id(1)));
+    run(log.finish(decided.epoch, decided.physical)).unwrap();
+    drop(log);
+    assert!(open(dir.path()).1.decisions.is_empty());
+}
+
+#[test]
+fn missing_features_survive_as_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    run(log.record_outcome(None, &answer(1, "rejected"), &row(1), None)).unwrap();
+    let features = log.outcome_rows(1, 1).unwrap()[0].1.features.clone();
+    assert_eq!((features[0], features[2]), (0.5, -3.25));
+    assert!(features[1].is_nan());
+}
+
+#[test]
+fn an_intent_is_recovered_until_its_outcome_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let open_intent = intent(&log, 1);
+    run(log.record_intent(&open_intent)).unwrap();
+    drop(log);
+    let (log, recovered) = open(dir.path());
+    assert_eq!(recovered.intents.len(), 1);
+    let done = Some((open_intent.epoch, open_intent.physical));
+    run(log.record_outcome(None, &answer(1, "committed"), &row(1), done)).unwrap();
+    drop(log);
+    assert!(open(dir.path()).1.intents.is_empty());
+}
+
+#[test]
+fn rows_are_numbered_without_gaps_under_concurrency() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().unwrap();
+    runtime.block_on(async {
+        let tasks: Vec<_> = (0..200)
+            .map(|n| {
+                let log = log.clone();
+                tokio::spawn(async move {
+                    log.record_outcome(None, &answer(n, "aborted"), &row(n), None).await.unwrap();
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    let rows = log.outcome_rows(1, 1_000).unwrap();
+    assert_eq!(rows.iter().map(|row| row.0).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
+    let ids: HashSet<_> = rows.iter().map(|row| row.1.txn_id.clone()).collect();
+    assert_eq!(ids.len(), 200);
+}
+
+#[test]
+fn old_answers_are_pruned_but_never_unresolved_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        answer_retention: Duration::from_secs(100),
+        lazy_flush_after: Duration::ZERO,
+        ..Options::default()
+    };
+    let (log, _) = DecisionLog::open(dir.path(), options).unwrap();
+    let decided = decision(&log, 2);
+    let open_intent = intent(&log, 3);
+    run(log.record_intent(&open_intent)).unwrap();
+    run(log.record_outcome(None, &answer(0, "aborted"), &row(0), None)).unwrap();
+    run(log.record_outcome(None, &answer(1, "in_doubt"), &row(1), None)).unwrap();
+    run(log.record_outcome(Some(&decided), &answer(2, "committed"), &row(2), None)).unwrap();
+    run(log.record_outcome(None, &answer(3, "in_doubt"), &row(3), None)).unwrap();
+    run(log.record_outcome(None, &answer(50, "aborted"), &row(50), None)).unwrap();
+    let now = Timestamp::from_micros(149_000_000);
+    assert_eq!(run(log.prune_answers(now)).unwrap(), 1);
+    assert_eq!(log.answer(&id(0)).unwrap(), None);
+    for kept in [1, 2, 3, 50] {
+        assert!(log.answer(&id(kept)).unwrap().is_some(), "{kept}");
+    }
+    run(log.update_answer(&answer(1, "aborted"))).unwrap();
+    run(log.finish(decided.epoch, decided.physical)).unwrap();
+    assert_eq!(run(log.prune_answers(now)).unwrap(), 2);
+}
+
+#[test]
+fn one_range_is_sealed_at_a_time_and_the_rows_leave_with_the_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    for n in 1..=5 {
+        run(log.record_outcome(None, &answer(n, "aborted"), &row(n), None)).unwrap();
+    }
+    let range = SealRange { first: 1, last: 3 };
+    run(log.open_seal(range)).unwrap();
+    drop(log);
+    let (log, _) = open(dir.path());
+    assert_eq!(log.seal_in_progress().unwrap(), Some(range));
+    run(log.open_seal(range)).unwrap();
+    let other = run(log.open_seal(SealRange { first: 1, last: 4 })).unwrap_err();
+    assert_eq!(other.to_string(), "outcome rows 1 to 3 are being sealed already");
+    let sealed = SealedRange { range, files: vec![] };
+    run(log.close_seal(&sealed)).unwrap();
+    assert_eq!(log.seal_in_progress().unwrap(), None);
+    assert_eq!(log.sealed().unwrap(), [sealed]);
+    let left: Vec<_> = log.outcome_rows(0, 10).unwrap().into_iter().map(|row| row.0).collect();
+    assert_eq!(left, [4, 5]);
+}
+
+#[test]
+fn unreadable_records_are_located_and_do_not_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    let mut batch = Batch::new();
+    batch.put(ANSWERS, b"txn-1".into(), b"{".into());
+    batch.put(OUTCOMES, 9_u64.to_be_bytes().to_vec(), b"[]".into());
+    batch.put(DECISIONS, execution_key(Epoch(1), PhysicalId(1)), b"null".into());
+    run(log.write(batch)).unwrap();
+    let text = log.answer(&id(1)).unwrap_err().to_string();
+    assert!(text.contains("record txn-1 in keyspace answers"), "{text}");
+    let text = log.outcome_rows(0, 10).unwrap_err().to_string();
+    assert!(text.contains("record 9 in keyspace outcomes"), "{text}");
+    drop(log);
+    let text = DecisionLog::open(dir.path(), Options::default()).err().unwrap().to_string();
+    assert!(text.contains("in keyspace decisions"), "{text}");
+}
+
+#[test]
+fn a_ledger_is_not_opened_as_a_decision_log_nor_one_log_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = crate::store::Options::new("ledger", 1, &["accounts"]);
+    drop(Store::open(dir.path(), &ledger).unwrap());
+    let text = DecisionLog::open(dir.path(), Options::default()).err().unwrap().to_string();
+    assert!(text.contains("is a ledger, not a decision log"), "{text}");
+    let dir = tempfile::tempdir().unwrap();
+    let _log = open(dir.path());
+    let text = DecisionLog::open(dir.path(), Options::default()).err().unwrap().to_string();
+    assert!(text.contains("in use by another process"), "{text}");
+}
+
+#[test]
+fn futures_may_move_between_threads() {
+    fn is_send(_: impl Send) {}
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    is_send(log.prune_answers(Timestamp::from_micros(0)));
+    is_send(log.finish(Epoch(1), PhysicalId(1)));
+}

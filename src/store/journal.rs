@@ -35,7 +35,7 @@ pub(super) struct Surveyed {
     file: PathBuf,
     number: u64,
     /// Where its last two markers end, in bytes from the start.
-    last_end: u64,
+    pub last_end: u64,
     earlier_end: u64,
 }
 

@@ -45,8 +45,7 @@ fn breaches_are_found() {
     let layers = table("//! | 0 | `low` | x |\n//! | 1 | `mid` | x |\n//! | 1 | `side` | x |\n");
     let check = |text: &str, from: &str| {
         let uses = found_in(text).into_iter();
-        let uses: Uses =
-            uses.map(|to| ((from.to_owned(), to), "somewhere".to_owned())).collect();
+        let uses: Uses = uses.map(|to| ((from.to_owned(), to), "somewhere".to_owned())).collect();
         breaches(&layers, &uses).len()
     };
     assert_eq!(check("use crate::low::Thing;", "mid"), 0);
@@ -242,8 +241,12 @@ fn is_declared(path: &Path) -> bool {
         _ => (stem, folder),
     };
     let line = format!("mod {name};");
-    let candidates =
-        [above.join("mod.rs"), above.join("lib.rs"), above.join("main.rs"), above.with_extension("rs")];
+    let candidates = [
+        above.join("mod.rs"),
+        above.join("lib.rs"),
+        above.join("main.rs"),
+        above.with_extension("rs"),
+    ];
     root || candidates.iter().filter(|file| *file != path).any(|file| {
         fs::read_to_string(file).is_ok_and(|text| {
             let code = without_comments_and_texts(&text);
