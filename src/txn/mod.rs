@@ -22,6 +22,7 @@ pub use ids::{
 };
 pub use money::{Currency, Money};
 pub use outcome::{Ack, Decision, Declined, Inquiry, Outcome, Reason, ReasonCode, Vote};
+pub(crate) use payment::text_enum;
 pub use payment::{
     Customer, CustomerType, Kind, Location, Operation, Params, Payment, ProtocolRequest,
     Transaction, ValueError,

@@ -345,6 +345,7 @@ async fn finish(
     ensure!(left == 0, "{left} transactions were left to recovery");
     let summary = summary.lock().expect("no panic while held");
     let count = summary.errors();
-    ensure!(count == 0, "{count} payments got no answer");
+    let last = summary.last_error();
+    ensure!(count == 0, "{count} payments got no answer, the last because: {last}");
     Ok(())
 }
