@@ -13,6 +13,7 @@ mod demo;
 mod exit;
 mod features;
 mod generate;
+mod ledger;
 mod node;
 mod output;
 mod progress;
@@ -47,6 +48,9 @@ enum Command {
     /// Submit a transaction, or show one
     #[command(subcommand)]
     Txn(txn::Command),
+    /// Open accounts, show balances, check the books
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// List the features that models see
     Features(features::Args),
     /// Generate a history of payments
@@ -64,6 +68,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Txn(command) => txn::run(command),
+        Command::Ledger(command) => ledger::run(command),
         Command::Features(args) => features::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Config(command) => config::run(command),

@@ -212,12 +212,10 @@ impl Inner {
                     known: known.join(", "),
                 });
             };
-            member.participant.validate(operation).map_err(|detail| {
-                SubmitError::BadOperation {
-                    participant: name.to_string(),
-                    operation: operation.operation.to_string(),
-                    detail,
-                }
+            member.participant.validate(operation).map_err(|detail| SubmitError::BadOperation {
+                participant: name.to_string(),
+                operation: operation.operation.to_string(),
+                detail,
             })?;
             match branches.iter_mut().find(|b| &b.name == name) {
                 Some(branch) => branch.operations.push(operation.clone()),

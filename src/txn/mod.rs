@@ -14,7 +14,6 @@ mod time;
 #[cfg(test)]
 mod tests;
 
-
 pub use history::{FailureClass, HistoryOutcome, HistoryRow, LegRow, LegVote};
 pub use ids::{
     BranchIndex, CounterpartyId, CustomerId, Epoch, Gid, IdError, LogId, OperationName,
