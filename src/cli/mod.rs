@@ -9,6 +9,7 @@
 
 mod bench;
 mod config;
+mod demo;
 mod exit;
 mod features;
 mod generate;
@@ -26,6 +27,7 @@ use clap::{Parser, Subcommand};
 pub use exit::Refused;
 pub use node::Node;
 pub use output::{print, print_json};
+pub use progress::Progress;
 
 /// A transaction coordinator that predicts before it prepares.
 #[derive(Debug, Parser)]
@@ -38,6 +40,8 @@ struct Cli {
 // One line a command, in the order of a newcomer's day.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Watch a coordinator with trained models under a simulated load
+    Demo(demo::Args),
     /// Serve transactions over HTTP until told to stop
     Serve(serve::Args),
     /// Submit a transaction, or show one
@@ -57,6 +61,7 @@ enum Command {
 
 fn run(command: &Command) -> anyhow::Result<()> {
     match command {
+        Command::Demo(args) => demo::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Txn(command) => txn::run(command),
         Command::Features(args) => features::run(args),

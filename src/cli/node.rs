@@ -34,22 +34,45 @@ pub struct Node {
     maintenance: JoinHandle<()>,
 }
 
+/// What a demo puts in place of the usual.
+pub struct Fittings {
+    /// A warmed-up feature state; an empty one if there is none.
+    pub features: Option<features::State>,
+    /// What stands before each ledger.
+    pub wrap: fn(Ledger) -> Arc<dyn Participant>,
+}
+
+impl Default for Fittings {
+    fn default() -> Self {
+        Self { features: None, wrap: |ledger| Arc::new(ledger) }
+    }
+}
+
 impl Node {
     /// Opens the stores, loads the models, and settles what the last run left.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        Self::open_with(config, Fittings::default()).await
+    }
+
+    /// The same, with other fittings.
+    pub async fn open_with(config: &Config, fittings: Fittings) -> anyhow::Result<Self> {
         let folder = config.decision_log_dir();
         let (log, recovered) = DecisionLog::open(&folder, decision_log::Options::default())
             .with_context(|| format!("cannot open the decision log in {}", folder.display()))?;
         let ledgers = open_ledgers(config)?;
         let participants = ledgers
             .iter()
-            .map(|(name, ledger)| (name.clone(), Arc::new(ledger.clone()) as Arc<dyn Participant>))
+            .map(|(name, ledger)| (name.clone(), (fittings.wrap)(ledger.clone())))
             .collect();
+        let features = match fittings.features {
+            Some(features) => features,
+            None => features::State::new(config.features.clone())?,
+        };
         let parts = Parts {
             log: log.clone(),
             participants,
             serving: Arc::new(serve_models(&config.models, &config.features.calendar)?),
-            features: features::State::new(config.features.clone())?,
+            features,
             policy: Policy::new(config.policy.clone())?,
             clock: Arc::new(SystemClock),
         };

@@ -74,35 +74,62 @@ impl Calibration {
         }
         let logits: Vec<f64> = probabilities.iter().map(|p| logit(*p)).collect();
         let (mut slope, mut intercept) = (1.0_f64, 0.0_f64);
+        let loss = |slope: f64, intercept: f64| {
+            let rows = logits.iter().zip(labels);
+            rows.map(|(z, label)| softplus(slope * z + intercept, *label)).sum::<f64>()
+        };
+        let mut least = loss(slope, intercept);
         for _ in 0..STEPS_MAX {
-            let (mut ga, mut gb, mut haa, mut hab, mut hbb) = (0.0, 0.0, 1e-9, 0.0, 1e-9);
-            for (z, label) in logits.iter().zip(labels) {
-                let p = sigmoid(slope * z + intercept);
-                let error = p - f64::from(u8::from(*label));
-                let weight = p * (1.0 - p);
-                ga += error * z;
-                gb += error;
-                haa += weight * z * z;
-                hab += weight * z;
-                hbb += weight;
+            let step = newton_step(&logits, labels, slope, intercept)?;
+            // A full step can overshoot where the model is far too sure: halve it until it helps.
+            let mut size = 1.0;
+            let mut reached = loss(slope - step.0, intercept - step.1);
+            while !(reached <= least) && size > 1e-9 {
+                size /= 2.0;
+                reached = loss(slope - size * step.0, intercept - size * step.1);
             }
-            let determinant = haa * hbb - hab * hab;
-            let step = (
-                (hbb * ga - hab * gb) / determinant,
-                (haa * gb - hab * ga) / determinant,
-            );
-            if !(step.0.is_finite() && step.1.is_finite()) {
-                return None;
+            if !(reached <= least) {
+                break;
             }
-            slope -= step.0;
-            intercept -= step.1;
-            if step.0.abs() + step.1.abs() < 1e-10 {
+            slope -= size * step.0;
+            intercept -= size * step.1;
+            least = reached;
+            if size * (step.0.abs() + step.1.abs()) < 1e-10 {
                 break;
             }
         }
         let sensible = slope > 0.0 && slope < 100.0 && intercept.abs() < 100.0;
         sensible.then_some(Self::Platt { slope, intercept })
     }
+}
+
+/// Gradient over curvature of the summed log loss; `None` where they are not finite.
+fn newton_step(
+    logits: &[f64],
+    labels: &[bool],
+    slope: f64,
+    intercept: f64,
+) -> Option<(f64, f64)> {
+    let (mut ga, mut gb, mut haa, mut hab, mut hbb) = (0.0, 0.0, 1e-9, 0.0, 1e-9);
+    for (z, label) in logits.iter().zip(labels) {
+        let p = sigmoid(slope * z + intercept);
+        let error = p - f64::from(u8::from(*label));
+        let weight = p * (1.0 - p);
+        ga += error * z;
+        gb += error;
+        haa += weight * z * z;
+        hab += weight * z;
+        hbb += weight;
+    }
+    let determinant = haa * hbb - hab * hab;
+    let step = ((hbb * ga - hab * gb) / determinant, (haa * gb - hab * ga) / determinant);
+    (step.0.is_finite() && step.1.is_finite()).then_some(step)
+}
+
+/// Log loss of a logit, exact far from 0 as well.
+fn softplus(z: f64, label: bool) -> f64 {
+    let z = if label { -z } else { z };
+    z.max(0.0) + (-z.abs()).exp().ln_1p()
 }
 
 /// ln(p / (1 − p)), p kept off 0 and 1.

@@ -21,6 +21,9 @@ pub mod ridge;
 pub mod rules;
 pub mod serving;
 
+#[cfg(test)]
+mod tests;
+
 pub use bundle::{Bundle, Draft, LoadError};
 pub use manifest::Manifest;
 pub use registry::{Registry, RegistryError};

@@ -1,7 +1,7 @@
 //! ONNX inference by tract: one plan with a symbolic batch serves one row and many.
 //!
 //! A model file is untrusted input: its size, its inputs, outputs and operators are checked, data
-//! outside the file is refused, and a panic inside the parser is an error. Tree ensembles are not
+//! outside the file is refused, and a panic inside the runtime is an error. Tree ensembles are not
 //! run here: tract's own give wrong labels.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use prost::Message;
 use tract_onnx::pb;
 use tract_onnx::prelude::{
-    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, SymbolScope, Tensor,
+    Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor,
     TypedRunnableModel, tvec,
 };
 use tract_onnx::tract_hir::internal::{DatumType, InferenceModel, ToDim};
@@ -107,7 +107,10 @@ impl Predictor for Onnx {
             let detail = format!("{} rows, the limit is {ROWS_MAX}", out.len());
             return Err(PredictError::Failed { detail });
         }
-        self.run(rows, out).map_err(|detail| PredictError::Failed { detail })
+        // An operator that meets a value that no earlier row had may panic inside the runtime.
+        catch_unwind(AssertUnwindSafe(|| self.run(rows, out)))
+            .unwrap_or_else(|_| Err("the graph gave up".to_owned()))
+            .map_err(|detail| PredictError::Failed { detail })
     }
 }
 
@@ -158,7 +161,7 @@ fn prepare(
     width: usize,
 ) -> tract_onnx::prelude::TractResult<Arc<TypedRunnableModel>> {
     let mut model: InferenceModel = tract_onnx::onnx().model_for_proto_model(model)?;
-    let batch = SymbolScope::default().sym("N");
+    let batch = model.symbols.sym("N");
     let shape = tvec!(batch.to_dim(), width.to_dim());
     model.set_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?;
     model.into_optimized()?.into_runnable()

@@ -97,6 +97,7 @@ fn funds(law_: &FundsLaw) -> Checked {
     range("funds.cycle_power", law_.cycle_power, 0.01, 20.0)?;
     wander("funds.wander", &law_.wander)?;
     ratio("funds.spend_impact", law_.spend_impact)?;
+    range("funds.spend_reference_per_day", law_.spend_reference_per_day, 1e-6, 1e6)?;
     ratio("funds.salary_relief", law_.salary_relief)
 }
 
@@ -129,6 +130,7 @@ fn retries(law_: &RetriesLaw) -> Checked {
     ratio("retries.technical_ratio", law_.technical_ratio)?;
     law("retries.delay_minutes", &law_.delay_minutes, 1e-3, 1e5)?;
     law("retries.technical_delay_minutes", &law_.technical_delay_minutes, 1e-3, 1e5)?;
+    ratio("retries.campaign_factor", law_.campaign_factor)?;
     ratio("retries.smaller_ratio", law_.smaller_ratio)?;
     let [low, high] = law_.smaller_factor;
     range("retries.smaller_factor[1]", high, 1e-3, 1.0)?;

@@ -60,6 +60,14 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Start and end in microseconds.
+    pub(super) fn span(&self) -> [i64; 2] {
+        let start = self.start.micros();
+        [start, start + i64::from(self.days) * MICROS_PER_DAY]
+    }
+}
+
 /// What the world knows and no model can: the probabilities behind a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Truth {
@@ -125,10 +133,9 @@ impl Generator {
     /// Sets a world up. Errors name the option that is out of range.
     pub fn new(world: World, options: Options) -> Result<Self, WorldError> {
         check_options(&options)?;
-        let start = options.start.micros();
-        let end = start + i64::from(options.days) * MICROS_PER_DAY;
+        let [start, end] = options.span();
         let mut rng = stream(options.seed, Stream::Population);
-        let population = Population::new(&world, options.customers, [start, end], &mut rng)?;
+        let population = Population::new(&world, &options, &mut rng)?;
         let mut streams = Streams {
             traffic: stream(options.seed, Stream::Traffic),
             payments: stream(options.seed, Stream::Payments),
@@ -367,7 +374,8 @@ impl Generator {
             Failure::Business(Cause::Other) => (law.other_business_ratio, &law.delay_minutes),
             Failure::Technical => (law.technical_ratio, &law.technical_delay_minutes),
         };
-        if of.attempt >= law.attempts_max || !happens(rng, ratio) {
+        let factor = if of.draft.fraud.is_campaign { law.campaign_factor } else { 1.0 };
+        if of.attempt >= law.attempts_max || !happens(rng, ratio * factor) {
             return;
         }
         let mut draft = of.draft;

@@ -4,6 +4,7 @@
 
 use rand_chacha::ChaCha8Rng;
 
+use super::generate::Options;
 use super::laws::{
     MICROS_PER_DAY, MICROS_PER_HOUR, Wander, Weighted, between, exponential, happens, normal,
     one_of, round_to, uniform,
@@ -77,6 +78,7 @@ pub(super) struct Population {
     places: Weighted,
     hidden: Vec<Hidden>,
     spells: Vec<Spell>,
+    spend_scale: f64,
 }
 
 /// Tries to find a customer who likes the hour, before taking one who does not.
@@ -85,10 +87,11 @@ const HOUR_TRIES_MAX: usize = 8;
 impl Population {
     pub(super) fn new(
         world: &World,
-        count: u32,
-        [start, end]: [i64; 2],
+        options: &Options,
         rng: &mut ChaCha8Rng,
     ) -> Result<Self, WorldError> {
+        let count = options.customers;
+        let [start, end] = options.span();
         let law = &world.counterparties;
         let payees = (f64::from(count) * law.per_customer).ceil().max(f64::from(law.count_min));
         let popularity = Weighted::zipf(payees as usize, law.zipf);
@@ -118,7 +121,19 @@ impl Population {
         let usual_max = world.customers.usual_counterparties[1] as usize;
         let usual = Weighted::zipf(usual_max, world.customers.usual_zipf);
         let activity = Weighted::new(activity);
-        Ok(Self { customers, counterparties, activity, popularity, usual, places, hidden, spells })
+        let per_day = options.rows as f64 / f64::from(count) / f64::from(options.days);
+        let spend_scale = (world.funds.spend_reference_per_day / per_day).min(1.0);
+        Ok(Self {
+            customers,
+            counterparties,
+            activity,
+            popularity,
+            usual,
+            places,
+            hidden,
+            spells,
+            spend_scale,
+        })
     }
 
     /// Somebody who pays now: active, of that hour, and with an account.
@@ -274,7 +289,8 @@ impl Population {
         log_amount: f64,
     ) {
         let share = (log_amount - log_funds).exp().min(0.9);
-        self.hidden[customer].funds.push(world.funds.spend_impact * (1.0 - share).ln());
+        let impact = world.funds.spend_impact * self.spend_scale;
+        self.hidden[customer].funds.push(impact * (1.0 - share).ln());
     }
 
     /// Probability that the counterparty's side declines now.

@@ -178,6 +178,7 @@ laws! {
         cycle_power: f64,
         wander: WanderLaw,
         spend_impact: f64,
+        spend_reference_per_day: f64,
         salary_relief: f64,
     }
 
@@ -212,6 +213,7 @@ laws! {
         technical_ratio: f64,
         delay_minutes: LogNormalLaw,
         technical_delay_minutes: LogNormalLaw,
+        campaign_factor: f64,
         smaller_ratio: f64,
         smaller_factor: [f64; 2],
     }

@@ -80,14 +80,8 @@ fn figures(
     }
     let per_row = |i: usize| sums_of(p[i], majority[i], labels[i]);
     let total = (0..n).map(per_row).fold([0.0; 7], |a, b| std::array::from_fn(|k| a[k] + b[k]));
-    [
-        row.base_rate,
-        row.accuracy,
-        row.log_loss,
-        row.log_loss_skill,
-        row.brier,
-        row.brier_skill,
-    ] = ratios(total);
+    [row.base_rate, row.accuracy, row.log_loss, row.log_loss_skill, row.brier, row.brier_skill] =
+        ratios(total);
     let ranking = Ranking::new(p, labels);
     let negated: Vec<f64> = p.iter().map(|p| -p).collect();
     let flipped: Vec<bool> = labels.iter().map(|y| !y).collect();
@@ -113,8 +107,8 @@ fn figures(
         let sums = clusters.sums(per_row);
         move |weights: &[f64]| ratios(weighted(&sums, weights))
     });
-    row.calibration_slope_ci = line
-        .and_then(|line| dependence.slope_interval(how.means, how.seed, line, p, labels));
+    row.calibration_slope_ci =
+        line.and_then(|line| dependence.slope_interval(how.means, how.seed, line, p, labels));
     if p.iter().any(|other| *other != p[0]) {
         [row.auc_roc_ci, row.average_precision_ci, row.average_precision_negative_ci] =
             ranking_intervals(dependence, how, &ranking, &reversed);
@@ -290,9 +284,8 @@ fn sliced(
         let champion = pick(&rows.models["champion"]);
         let baseline = pick(&rows.models[best_baseline]);
         let labels: Vec<bool> = members.iter().map(|row| rows.labels[*row]).collect();
-        let part = |clusters: &Clusters| {
-            Clusters::new(members.iter().map(|row| clusters.ids()[*row]))
-        };
+        let part =
+            |clusters: &Clusters| Clusters::new(members.iter().map(|row| clusters.ids()[*row]));
         let dependence = Dependence {
             days: part(&rows.dependence.days),
             customers: part(&rows.dependence.customers),

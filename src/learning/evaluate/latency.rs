@@ -48,7 +48,8 @@ fn figures(legs: &Legs, timeouts: &[f64], how: Resampling) -> LatencyRow {
             TIMEOUT_LEVEL,
             LISTENING_HORIZON_MS,
         );
-        let known = |value: Option<f64>| [value.unwrap_or(0.0), f64::from(u8::from(value.is_some()))];
+        let known =
+            |value: Option<f64>| [value.unwrap_or(0.0), f64::from(u8::from(value.is_some()))];
         let [covered, arrived] = known(one.coverage);
         let [aborted, could_commit] = known(one.false_abort_ratio);
         let [waited, dead] = known(one.dead_wait_ms);
@@ -119,7 +120,8 @@ fn versus(
         }
         None => [0.0; 2],
     };
-    let total = (0..legs.legs.len()).map(difference).fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
+    let total =
+        (0..legs.legs.len()).map(difference).fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
     let mean = |[n, sum]: [f64; 2]| (n > 0.0).then(|| sum / n);
     let [pinball_difference_ci] = legs.dependence.intervals(how.means, how.seed, |clusters| {
         let sums = clusters.sums(difference);

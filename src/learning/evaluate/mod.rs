@@ -146,8 +146,7 @@ pub fn evaluate(
 fn cut(rows: &[HistoryRow], champion: &Bundle, options: &Options) -> Result<Window, Error> {
     let manifest = champion.manifest();
     let (first, last) = rows.first().zip(rows.last()).ok_or(Error::Empty)?;
-    let label_delay =
-        options.label_delay.unwrap_or(Duration::from_secs(manifest.label_delay_s));
+    let label_delay = options.label_delay.unwrap_or(Duration::from_secs(manifest.label_delay_s));
     let from = options.from.unwrap_or_else(|| manifest.window_until.after(label_delay));
     if from > last.timestamp {
         return Err(Error::NothingToTest {

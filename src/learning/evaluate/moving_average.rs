@@ -38,7 +38,8 @@ pub(super) struct Parameters {
 
 impl std::fmt::Display for Parameters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let span = |s: f64| if s.is_finite() { format!("{} h", s / 3_600.0) } else { "infinite".into() };
+        let span =
+            |s: f64| if s.is_finite() { format!("{} h", s / 3_600.0) } else { "infinite".into() };
         write!(
             f,
             "route {} the kind, half-life {}, strength {} attempts; customer half-life {}, \
@@ -180,8 +181,11 @@ impl Attempts {
                 let success = self.success[row] == Some(true);
                 overall.count(*at, f64::INFINITY, success);
                 by_route[routes[row] as usize].count(*at, parameters.route_half_life_s, success);
-                by_customer[self.customer[row] as usize]
-                    .count(*at, parameters.customer_half_life_s, success);
+                by_customer[self.customer[row] as usize].count(
+                    *at,
+                    parameters.customer_half_life_s,
+                    success,
+                );
             }
             if row >= first {
                 let route = by_route[routes[row] as usize].as_of(now, parameters.route_half_life_s);
@@ -236,10 +240,7 @@ impl State {
         let empty = |count| vec![[Rate::default(); ROUTE_HALF_LIVES_S.len()]; count];
         Self {
             routes: [empty(attempts.routes), empty(attempts.routes_by_kind)],
-            customers: vec![
-                [Rate::default(); CUSTOMER_HALF_LIVES_S.len()];
-                attempts.customers
-            ],
+            customers: vec![[Rate::default(); CUSTOMER_HALF_LIVES_S.len()]; attempts.customers],
             overall: Rate::default(),
             next: 0,
         }

@@ -57,7 +57,9 @@ pub struct Targets {
 
 impl Targets {
     /// The classifier targets that were evaluated, by name.
-    pub fn classifiers(&self) -> impl Iterator<Item = (&'static str, &BTreeMap<String, ClassifierRow>)> {
+    pub fn classifiers(
+        &self,
+    ) -> impl Iterator<Item = (&'static str, &BTreeMap<String, ClassifierRow>)> {
         [("success", &self.success), ("fraud", &self.fraud)]
             .into_iter()
             .filter(|(_, rows)| !rows.is_empty())

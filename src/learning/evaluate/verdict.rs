@@ -23,7 +23,9 @@ impl Evaluation {
             let said: Vec<String> = parts
                 .into_iter()
                 .filter(|(_, _, names)| !names.is_empty())
-                .map(|(verb, how, names)| format!("{verb} {} {how}", joined(&names)).trim_end().to_owned())
+                .map(|(verb, how, names)| {
+                    format!("{verb} {} {how}", joined(&names)).trim_end().to_owned()
+                })
                 .collect();
             sentences.push((target, format!("The champion {}.", said.join("; it "))));
         }
@@ -35,7 +37,8 @@ impl Evaluation {
 
     fn latency_verdict(&self) -> Option<String> {
         let champion = self.targets.latency.get("champion")?;
-        let percent = |x: Option<f64>| x.map_or("–".to_owned(), |x| format!("{:.2} %", 100.0 * x));
+        let percent =
+            |x: Option<f64>| x.map_or("–".to_owned(), |x| format!("{:.2} %", 100.0 * x));
         let wait = |x: Option<f64>| x.map_or("–".to_owned(), |x| format!("{x:.0} ms"));
         let others: Vec<String> = in_order(&self.targets.latency)
             .into_iter()

@@ -225,7 +225,9 @@ fn table(
         customer_type: of().map(|row| row.payment.customer.customer_type.as_str()).collect(),
         amount_minor: of().map(|row| row.payment.amount.minor).collect(),
         currency: of().map(|row| row.payment.amount.currency).collect(),
-        total_ms: of().map(|row| row.total.map_or(0.0, |total| total.as_secs_f64() * 1e3)).collect(),
+        total_ms: of()
+            .map(|row| row.total.map_or(0.0, |total| total.as_secs_f64() * 1e3))
+            .collect(),
         dependence: Dependence {
             days: Clusters::new(of().map(|row| clock.day(row.timestamp))),
             customers: Clusters::new(of().map(|row| &row.payment.customer.id)),
@@ -328,7 +330,9 @@ impl<'a> Listener<'a> {
                 self.excesses.extend(excess);
             }
             if let (Some(ms), Some(finished)) = (latency, row.finished_at()) {
-                let arrived = row.timestamp.after(Duration::try_from_secs_f64(ms / 1e3).unwrap_or(Duration::MAX));
+                let arrived = row
+                    .timestamp
+                    .after(Duration::try_from_secs_f64(ms / 1e3).unwrap_or(Duration::MAX));
                 let known = finished.max(arrived).micros();
                 self.order += 1;
                 self.coming.push(Reverse((known, self.order, participant, ms.to_bits())));
@@ -395,7 +399,8 @@ impl<'a> Listener<'a> {
         }
         if champion.conformal().is_some_and(|conformal| !conformal.has_enough_rows()) {
             collected.warnings.push(
-                "latency: the champion's multiplier rests on too few legs for its level.".to_owned(),
+                "latency: the champion's multiplier rests on too few legs for its level."
+                    .to_owned(),
             );
         }
         let mut names = vec![String::new(); self.heard.len()];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Fitted, Recipe, graph, thinned};
+use super::{Fitted, Recipe, thinned};
 use crate::features::{LEG_WIDTH, leg_features};
 use crate::learning::dataset::Dataset;
 use crate::models::Predictor;
@@ -10,6 +10,7 @@ use crate::models::basis::Basis;
 use crate::models::calibration::Calibration;
 use crate::models::conformal::Conformal;
 use crate::models::manifest::TargetManifest;
+use crate::models::onnx_export::encode;
 use crate::models::ridge::Ridge;
 use crate::models::rules::{LatencyRule, position};
 
@@ -76,7 +77,7 @@ pub(super) fn fit(
     let fitted = Fitted {
         manifest,
         inputs,
-        graph: graph(&model.linear()),
+        graph: encode(&model.linear()),
         form: serde_json::to_vec(&model).map_err(|error| error.to_string())?,
         predictor: Box::new(model),
         candidates: (newest..dataset.leg_ms.len()).collect(),

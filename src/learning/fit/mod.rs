@@ -23,7 +23,6 @@ use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-pub use classifier::Scores;
 pub use recipe::{Recipe, RecipeError};
 pub use tune::tune;
 
@@ -31,7 +30,6 @@ use super::dataset::{Dataset, LeftOut, Window, build};
 use crate::features::{self, leg_features, txn_features};
 use crate::models::bundle::{Draft, GOLDEN, Golden, RULES};
 use crate::models::manifest::{BoundFeature, FORMAT, Manifest, TargetManifest};
-use crate::models::onnx_export::{Linear, encode};
 use crate::models::rules::BUILT_IN;
 use crate::models::{Predictor, Rules, RulesError, RulesFile, Target};
 use crate::txn::{HistoryRow, Timestamp};
@@ -216,7 +214,8 @@ fn draft(
         golden.insert(target, golden_vectors(dataset, target, &model, count, &mut rng));
         files.insert(format!("{target}.onnx"), model.graph);
         files.insert(format!("{target}.json"), model.form);
-        targets.insert(target, model.manifest);
+        let features = bound(target, &model.inputs, &options.features.calendar);
+        targets.insert(target, TargetManifest { features, ..model.manifest });
     }
     files.insert(RULES.to_owned(), rules.to_toml().into_bytes());
     let golden = serde_json::to_vec(&golden).expect("numbers and their absence");
@@ -271,12 +270,12 @@ fn golden_vectors(
 }
 
 /// Names and fingerprints of a model's inputs.
-fn bound(target: Target, inputs: &[usize], options: &features::Calendar) -> Vec<BoundFeature> {
+fn bound(target: Target, inputs: &[usize], calendar: &features::Calendar) -> Vec<BoundFeature> {
     let schema: &[_] =
         if target == Target::Latency { leg_features() } else { txn_features() };
     let one = |input: &usize| BoundFeature {
         name: schema[*input].name.to_owned(),
-        fingerprint: schema[*input].fingerprint(options),
+        fingerprint: schema[*input].fingerprint(calendar),
     };
     inputs.iter().map(one).collect()
 }
@@ -285,8 +284,4 @@ fn bound(target: Target, inputs: &[usize], options: &features::Calendar) -> Vec<
 fn thinned(len: usize, count: usize) -> Vec<usize> {
     let count = count.min(len);
     (0..count).map(|i| i * len / count.max(1)).collect()
-}
-
-fn graph(linear: &Linear<'_>) -> Vec<u8> {
-    encode(linear)
 }

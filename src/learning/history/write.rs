@@ -171,7 +171,7 @@ impl<W: Write> Fields<W> {
 }
 
 /// `2026-01-31T09:30:00.000000Z`, without the formatter's machinery: it is most of a file.
-fn instant(at: Timestamp) -> [u8; 27] {
+pub(super) fn instant(at: Timestamp) -> [u8; 27] {
     let local = jiff::tz::Offset::UTC.to_datetime(at.to_jiff());
     let mut text = *b"0000-00-00T00:00:00.000000Z";
     let number = |x: i8| usize::from(x.unsigned_abs());
