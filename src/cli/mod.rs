@@ -14,11 +14,13 @@ mod exit;
 mod features;
 mod generate;
 mod ledger;
+mod models;
 mod node;
 mod output;
 mod progress;
 mod serve;
 mod settings;
+mod train;
 mod txn;
 
 use std::process::ExitCode;
@@ -55,6 +57,11 @@ enum Command {
     Features(features::Args),
     /// Generate a history of payments
     Generate(generate::Args),
+    /// Train success, fraud and latency models on a history
+    Train(train::Args),
+    /// List and show the models of a registry
+    #[command(subcommand)]
+    Models(models::Command),
     /// Show and check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -71,6 +78,8 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Ledger(command) => ledger::run(command),
         Command::Features(args) => features::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Models(command) => models::run(command),
         Command::Config(command) => config::run(command),
         Command::Bench(command) => bench::run(command),
     }
