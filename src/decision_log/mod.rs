@@ -103,6 +103,8 @@ struct Inner {
     store: Store,
     epoch: Epoch,
     next_physical: AtomicU64,
+    /// The last sequence whose row is sealed.
+    sealed_to: AtomicU64,
     answer_retention: Duration,
 }
 
@@ -116,6 +118,7 @@ impl DecisionLog {
         };
         let store = Store::open(path, &store_options)?;
         let epoch = next_epoch(&store)?;
+        let sealed_to = seal::last_sealed(&store)?;
         let recovered = Recovered {
             decisions: read_all(&store, DECISIONS)?,
             intents: read_all(&store, INTENTS)?,
@@ -127,6 +130,7 @@ impl DecisionLog {
             store,
             epoch,
             next_physical: AtomicU64::new(1),
+            sealed_to: AtomicU64::new(sealed_to),
             answer_retention: options.answer_retention,
         }));
         Ok((log, recovered))
@@ -241,6 +245,16 @@ impl DecisionLog {
         }
         self.store().write_lazy(batch).await?;
         Ok(pruned + count as u64)
+    }
+
+    /// Executions of this log that may still ask participants how they ended.
+    pub fn open_executions(&self) -> Result<HashSet<(LogId, Epoch, PhysicalId)>, Error> {
+        let decisions: Vec<DecisionRecord> = read_all(self.store(), DECISIONS)?;
+        let intents: Vec<Intent> = read_all(self.store(), INTENTS)?;
+        let decisions = decisions.iter().map(|decision| (decision.epoch, decision.physical));
+        let intents = intents.iter().map(|intent| (intent.epoch, intent.physical));
+        let log = self.log_id();
+        Ok(decisions.chain(intents).map(|(epoch, physical)| (log, epoch, physical)).collect())
     }
 
     /// How often the log has synced since it was opened.

@@ -1,15 +1,20 @@
 //! Moving outcome rows out of the log: a range is announced, written elsewhere, then dropped.
 //!
 //! At most one range is open. It stays open over a crash, so that whoever writes it elsewhere does
-//! the very same range again; the rows go in the batch that notes what became of them.
+//! the very same range again. Once the note of what became of it is durable its rows are gone for
+//! every reader; they are deleted after that, a few at a time, so that no commit waits for it.
+
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
 use super::{DecisionLog, Error, OUTCOMES, OutcomeRow, SEALS, decode, encode, read};
-use crate::store::Batch;
+use crate::store::{Batch, Store};
 
 const OPEN_KEY: &[u8] = b"open";
 const SEALED_PREFIX: &[u8] = b"sealed/";
+/// Rows deleted in one batch.
+const DELETE_COUNT_MAX: usize = 1_000;
 
 /// Consecutive outcome rows, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,17 +56,26 @@ impl DecisionLog {
         count_max: usize,
     ) -> Result<Vec<(u64, OutcomeRow)>, Error> {
         let store = self.store();
+        let from = from.max(self.sealed_to() + 1);
         let entries = store.from(OUTCOMES, &from.to_be_bytes()).take(count_max);
         entries
             .map(|entry| {
                 let (key, value) = entry?;
-                let sequence = <[u8; 8]>::try_from(key.as_slice());
-                let sequence =
-                    sequence.map_err(|_| store.record_error(OUTCOMES, &key, "not a sequence"))?;
-                let row = decode(store, OUTCOMES, &key, &value)?;
-                Ok((u64::from_be_bytes(sequence), row))
+                let sequence = sequence_of(store, &key)?;
+                Ok((sequence, decode(store, OUTCOMES, &key, &value)?))
             })
             .collect()
+    }
+
+    /// Whether the outcome row of this sequence is durable and unsealed.
+    pub fn has_outcome(&self, sequence: u64) -> Result<bool, Error> {
+        let key = sequence.to_be_bytes();
+        Ok(sequence > self.sealed_to() && self.store().get(OUTCOMES, &key)?.is_some())
+    }
+
+    /// The last sequence that was sealed; 0 if none was.
+    pub fn sealed_to(&self) -> u64 {
+        self.0.sealed_to.load(Ordering::Acquire)
     }
 
     /// The range that was being sealed when the log was last open.
@@ -82,16 +96,34 @@ impl DecisionLog {
         self.write(batch).await
     }
 
-    /// Drops the rows of a range and notes its files, in one durable batch.
+    /// Notes, durably, what became of a range: from now on its rows are sealed.
     pub async fn close_seal(&self, sealed: &SealedRange) -> Result<(), Error> {
         let mut batch = Batch::new();
-        for sequence in sealed.range.first..=sealed.range.last {
-            batch.delete(OUTCOMES, sequence.to_be_bytes().to_vec());
-        }
         let key = [SEALED_PREFIX, &sealed.range.last.to_be_bytes()].concat();
         batch.put(SEALS, key, encode(sealed));
         batch.delete(SEALS, OPEN_KEY.to_vec());
-        self.write(batch).await
+        self.write(batch).await?;
+        self.0.sealed_to.fetch_max(sealed.range.last, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Deletes the rows of sealed ranges and gives their number.
+    pub async fn drop_sealed_rows(&self) -> Result<u64, Error> {
+        let store = self.store();
+        let (mut batch, mut dropped) = (Batch::new(), 0);
+        for entry in store.prefix(OUTCOMES, b"") {
+            let (key, _) = entry?;
+            if sequence_of(store, &key)? > self.sealed_to() {
+                break;
+            }
+            batch.delete(OUTCOMES, key);
+            dropped += 1;
+            if dropped % DELETE_COUNT_MAX as u64 == 0 {
+                store.write_lazy(std::mem::take(&mut batch)).await?;
+            }
+        }
+        store.write_lazy(batch).await?;
+        Ok(dropped)
     }
 
     /// Every sealed range, in order.
@@ -104,4 +136,20 @@ impl DecisionLog {
             })
             .collect()
     }
+}
+
+pub(super) fn last_sealed(store: &Store) -> Result<u64, Error> {
+    let mut last = 0;
+    for entry in store.prefix(SEALS, SEALED_PREFIX) {
+        let (key, value) = entry?;
+        let sealed: SealedRange = decode(store, SEALS, &key, &value)?;
+        last = last.max(sealed.range.last);
+    }
+    Ok(last)
+}
+
+fn sequence_of(store: &Store, key: &[u8]) -> Result<u64, Error> {
+    let sequence = <[u8; 8]>::try_from(key);
+    let sequence = sequence.map_err(|_| store.record_error(OUTCOMES, key, "not a sequence"))?;
+    Ok(u64::from_be_bytes(sequence))
 }

@@ -209,7 +209,7 @@ fn old_answers_are_pruned_but_never_unresolved_ones() {
 }
 
 #[test]
-fn one_range_is_sealed_at_a_time_and_the_rows_leave_with_the_note() {
+fn one_range_is_sealed_at_a_time_and_its_rows_leave_with_the_note() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path());
     for n in 1..=5 {
@@ -227,6 +227,14 @@ fn one_range_is_sealed_at_a_time_and_the_rows_leave_with_the_note() {
     run(log.close_seal(&sealed)).unwrap();
     assert_eq!(log.seal_in_progress().unwrap(), None);
     assert_eq!(log.sealed().unwrap(), [sealed]);
+    assert!(!log.has_outcome(3).unwrap() && log.has_outcome(4).unwrap());
+    // Not deleted yet, and gone all the same, also for the next run.
+    drop(log);
+    let (log, _) = open(dir.path());
+    assert_eq!(log.sealed_to(), 3);
+    assert_eq!(log.outcome_rows(0, 1).unwrap()[0].0, 4);
+    assert_eq!(run(log.drop_sealed_rows()).unwrap(), 3);
+    assert_eq!(run(log.drop_sealed_rows()).unwrap(), 0);
     let left: Vec<_> = log.outcome_rows(0, 10).unwrap().into_iter().map(|row| row.0).collect();
     assert_eq!(left, [4, 5]);
 }

@@ -5,4 +5,5 @@ pub mod evaluate;
 pub mod fit;
 pub mod history;
 pub mod metrics;
+pub mod outcome_log;
 pub mod report;
