@@ -2,4 +2,9 @@
 //!
 //! `layers` checks that every file beside this one is declared here.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+
+mod kill;
 mod layers;
+mod retrain;
+mod server;
