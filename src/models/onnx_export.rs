@@ -1,7 +1,7 @@
 //! Writing a linear model as an ONNX graph that any runtime reads.
 //!
-//! `features` f32 \[N, width\] → Gather → Max, Min (clamp to the segment) → Where IsNaN (impute) →
-//! Cast to f64 → `MatMul`, Add → sigmoid or exp → f64 \[N, 1\]. Scaling and calibration are lines,
+//! `features` f32 \[N, width\] → Gather → Max, Min (clamp to the segment) → Where `IsNaN`
+//! (impute) → Cast to f64 → `MatMul`, Add → sigmoid or exp → f64 \[N, 1\]. Scaling and calibration are lines,
 //! so they are folded into the weights. Arithmetic behind the clamp is f64, which keeps the graph
 //! within 1e-6 of the form that was trained; the sigmoid is spelt out because runtimes differ in
 //! offering it for f64. Trees are not written here.
