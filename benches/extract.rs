@@ -62,7 +62,7 @@ fn history(rows: u64, customers: u64) -> Vec<HistoryRow> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let names: Vec<ParticipantName> =
         (0..6).map(|index| ParticipantName::new(&format!("p{index}")).unwrap()).collect();
-    let step = Duration::from_secs(DAYS * 86_400).as_micros() as u64 / rows.max(1);
+    let step = Duration::from_hours(DAYS * 24).as_micros() as u64 / rows.max(1);
     let start = Timestamp::from_micros(1_750_000_000_000_000);
     (0..rows)
         .map(|number| {
@@ -123,7 +123,7 @@ fn row(
         failure_class: None,
         total: Some(Duration::from_millis(150)),
         fraud: Some(random.random_bool(0.008)),
-        labelled_at: Some(timestamp.after(Duration::from_secs(7 * 86_400))),
+        labelled_at: Some(timestamp.after(Duration::from_hours(7 * 24))),
         legs: payment.participants.iter().map(leg).collect(),
         payment,
     }

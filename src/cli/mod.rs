@@ -9,11 +9,14 @@
 
 mod bench;
 mod config;
+mod demo;
 mod exit;
-//T mod features;
+mod features;
+mod generate;
+mod node;
 mod output;
 mod progress;
-//T mod serve;
+mod serve;
 mod settings;
 mod txn;
 
@@ -22,9 +25,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use exit::Refused;
+pub use node::Node;
 pub use output::{print, print_json};
 pub use progress::Progress;
-pub use settings::Settings;
 
 /// A transaction coordinator that predicts before it prepares.
 #[derive(Debug, Parser)]
@@ -37,13 +40,17 @@ struct Cli {
 // One line a command, in the order of a newcomer's day.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Watch a coordinator with trained models under a simulated load
+    Demo(demo::Args),
     /// Serve transactions over HTTP until told to stop
-    //T Serve(serve::Args),
+    Serve(serve::Args),
     /// Submit a transaction, or show one
     #[command(subcommand)]
     Txn(txn::Command),
     /// List the features that models see
-    //T Features(features::Args),
+    Features(features::Args),
+    /// Generate a history of payments
+    Generate(generate::Args),
     /// Show and check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -54,9 +61,11 @@ enum Command {
 
 fn run(command: &Command) -> anyhow::Result<()> {
     match command {
-        //T Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Txn(command) => txn::run(command),
-        //T Command::Features(args) => features::run(args),
+        Command::Features(args) => features::run(args),
+        Command::Generate(args) => generate::run(args),
         Command::Config(command) => config::run(command),
         Command::Bench(command) => bench::run(command),
     }

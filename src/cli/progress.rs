@@ -52,6 +52,11 @@ impl Progress {
         self.0.set_message(what);
     }
 
+    /// Whether anybody sees it.
+    pub fn is_shown(&self) -> bool {
+        !self.0.is_hidden()
+    }
+
     /// Prints a line above the bar, or to standard error where there is none.
     pub fn line(&self, text: &str) {
         if self.0.is_hidden() {

@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::layers::{Setting, origin_of};
 use super::Config;
+use crate::features;
+use crate::models::{Registry, RegistryError};
+
+use super::layers::{Setting, origin_of};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -98,29 +101,28 @@ impl Checker<'_> {
         if !(models.slow_ms_max.is_finite() && models.slow_ms_max > 0.0) {
             self.fault("models.slow_ms_max", "must be above 0");
         }
-        if !is_plain_name(&models.name) {
-            self.fault("models.name", NAME_RULE);
+        if let Err(error @ RegistryError::Name { .. }) =
+            Registry::open(&models.dir).versions(&models.name)
+        {
+            self.fault("models.name", error.to_string());
+        }
+        match features::State::new(config.features.clone()) {
+            Ok(_) => {}
+            Err(features::Error::Limit { option, max, .. }) => {
+                self.fault(&format!("features.{option}"), format!("must be between 1 and {max}"));
+            }
+            Err(error @ features::Error::TimeZone { .. }) => {
+                self.fault("features.calendar.time_zone", error.to_string());
+            }
+            Err(error) => self.fault("features.calendar.peak_hours", error.to_string()),
         }
         for (key, value, max) in [
-            ("features.customers_max", config.features.customers_max as u64, 100_000_000),
-            ("features.counterparties_max", config.features.counterparties_max as u64, 100_000_000),
-            ("features.participants_max", config.features.participants_max as u64, 100_000_000),
             ("outcome_log.seal_rows_max", config.outcome_log.seal_rows_max, 10_000_000),
             ("outcome_log.seal_age_s_max", config.outcome_log.seal_age_s_max, 31 * 86_400),
         ] {
             if !(1..=max).contains(&value) {
                 self.fault(key, format!("must be between 1 and {max}"));
             }
-        }
-        let calendar = &config.features.calendar;
-        if jiff::tz::TimeZone::get(&calendar.time_zone).is_err() {
-            self.fault(
-                "features.calendar.time_zone",
-                "is not a time zone that this machine knows, such as Asia/Kolkata",
-            );
-        }
-        if calendar.peak_hours.iter().any(|[from, to]| from >= to || *to > 24) {
-            self.fault("features.calendar.peak_hours", "must be pairs [from, to), 0 to 24");
         }
     }
 

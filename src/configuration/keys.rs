@@ -23,7 +23,11 @@ const fn key(section: &'static str, name: &'static str, meaning: &'static str) -
 /// Every key but those of participants, in the order of the example.
 pub const KEYS: &[Key] = &[
     key("server", "address", "Where to listen; port 0 lets the system choose."),
-    key("server", "allow_remote", "Allows an address beyond loopback. Nothing is authenticated yet."),
+    key(
+        "server",
+        "allow_remote",
+        "Allows an address beyond loopback. Nothing is authenticated yet.",
+    ),
     key("server", "connections_max", "Most connections at a time; more hear 503."),
     key("server", "requests_max", "Most requests being answered at a time; more hear 429."),
     key("server", "body_bytes_max", "Largest request body, 1024 to 16777216."),
@@ -32,11 +36,27 @@ pub const KEYS: &[Key] = &[
     key("server", "body_timeout_ms", "Longest wait for a request's body; then 408."),
     key("server", "request_timeout_ms", "Longest wait for an answer; then 202 and a place to ask."),
     key("server", "shutdown_timeout_ms", "How long what runs may take to finish when stopping."),
-    key("server", "client_time", "Lets clients give `timestamp` and `system_load_ratio` (replays)."),
-    key("data", "dir", "Decision log, ledgers and outcomes stand here, relative to the working folder."),
+    key(
+        "server",
+        "client_time",
+        "Lets clients give `timestamp` and `system_load_ratio` (replays).",
+    ),
+    key(
+        "data",
+        "dir",
+        "Decision log, ledgers and outcomes stand here, relative to the working folder.",
+    ),
     key("coordinator", "in_flight_max", "Transactions without an answer yet; more are refused."),
-    key("coordinator", "unfinished_max", "Transactions not yet applied everywhere, answered ones too."),
-    key("coordinator", "recovery_wait_ms", "How long start-up waits for recovery before it goes on."),
+    key(
+        "coordinator",
+        "unfinished_max",
+        "Transactions not yet applied everywhere, answered ones too.",
+    ),
+    key(
+        "coordinator",
+        "recovery_wait_ms",
+        "How long start-up waits for recovery before it goes on.",
+    ),
     key("coordinator", "retry_ms_first", "First wait before a call of phase two is repeated."),
     key("coordinator", "retry_ms_max", "Longest wait before a call of phase two is repeated."),
     key("policy", "mode", "off, observe (predict and log only) or enforce."),
@@ -58,9 +78,17 @@ pub const KEYS: &[Key] = &[
     key("features.calendar", "time_zone", "IANA name of the zone in which business is done."),
     key("features.calendar", "holidays", "Days without business, such as \"2026-01-26\"."),
     key("features.calendar", "peak_hours", "Hours of high load, each [from, to)."),
-    key("outcome_log", "dir", "Where sealed outcomes stand; `outcomes` in the data folder if unset."),
+    key(
+        "outcome_log",
+        "dir",
+        "Where sealed outcomes stand; `outcomes` in the data folder if unset.",
+    ),
     key("outcome_log", "seal_rows_max", "Outcomes after which a Parquet file is sealed."),
-    key("outcome_log", "seal_age_s_max", "Age of the oldest outcome, in seconds, that seals a file."),
+    key(
+        "outcome_log",
+        "seal_age_s_max",
+        "Age of the oldest outcome, in seconds, that seals a file.",
+    ),
 ];
 
 /// Keys of one participant.

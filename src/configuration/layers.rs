@@ -8,9 +8,9 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::Serialize;
 
+use super::Config;
 use super::check::{Fault, Faults, check};
 use super::keys::{KEYS, PARTICIPANT_KEYS, flatten};
-use super::Config;
 
 /// The file that is read from the working folder if none is named.
 pub const FILE_NAME: &str = "presume.toml";

@@ -134,8 +134,8 @@ impl Default for Models {
         Self {
             dir: PathBuf::from("models"),
             name: "payments".to_owned(),
-            slow_ms_max: 5.0,
-            cooldown_ms: 10_000,
+            slow_ms_max: 20.0,
+            cooldown_ms: 1_000,
         }
     }
 }

@@ -86,6 +86,12 @@ impl<V> Bounded<V> {
         self.evicted
     }
 
+    /// Bytes an entry takes when the map is full, without the index.
+    #[cfg(test)]
+    pub(super) const fn bytes_per_entry() -> usize {
+        size_of::<Slot<V>>()
+    }
+
     fn insert(&mut self, key: u64, value: V) -> usize {
         let slot = Slot { key, used: true, value };
         let place = if self.slots.len() < self.max {

@@ -59,7 +59,9 @@ impl Calendar {
             let mut days: Vec<i64> = self.holidays.iter().map(|day| day_number(*day)).collect();
             days.sort_unstable();
             days.dedup();
-            days.iter().for_each(|day| hash.update(day.to_le_bytes()));
+            for day in days {
+                hash.update(day.to_le_bytes());
+            }
         }
         if part == CalendarPart::PeakHours {
             hash.update(self.peak_by_hour().map(u8::from));

@@ -75,19 +75,25 @@ pub(super) const PAYEES_MAX: usize = 24;
 
 /// The counterparties that a customer paid last, latest first, each once, by a 32-bit tag: two of
 /// one customer's look alike with a probability of 6e-9 each.
+///
+/// A payment counts when it arrives and no more once it is rejected or aborted: else a refused
+/// attempt would make the next one look familiar.
 #[derive(Debug, Clone)]
 pub(super) struct Payees {
+    /// Tag and hour of the last payment.
     entries: [(u32, i32); PAYEES_MAX],
+    /// Payments not refused, saturating.
+    counts: [u8; PAYEES_MAX],
     len: u8,
 }
 
 impl Payees {
     const fn new() -> Self {
-        Self { entries: [(0, 0); PAYEES_MAX], len: 0 }
+        Self { entries: [(0, 0); PAYEES_MAX], counts: [0; PAYEES_MAX], len: 0 }
     }
 
     pub(super) fn contains(&self, key: u64) -> bool {
-        self.held().iter().any(|(tag, _)| *tag == key as u32)
+        self.place_of(key).is_some()
     }
 
     /// How many were paid in the seven days before `now`, to the hour.
@@ -97,14 +103,34 @@ impl Payees {
     }
 
     pub(super) fn add(&mut self, key: u64, now: Timestamp) {
-        let tag = key as u32;
-        let len = usize::from(self.len);
-        let place = self.held().iter().position(|(held, _)| *held == tag).unwrap_or_else(|| {
-            self.len = (len + 1).min(PAYEES_MAX) as u8;
-            usize::from(self.len) - 1
-        });
+        let known = self.place_of(key);
+        let (place, count) = known.map_or_else(
+            || (usize::from(self.len).min(PAYEES_MAX - 1), 1),
+            |place| (place, self.counts[place].saturating_add(1)),
+        );
+        if known.is_none() {
+            self.len = (self.len + 1).min(PAYEES_MAX as u8);
+        }
         self.entries.copy_within(..place, 1);
-        self.entries[0] = (tag, hour_of(now));
+        self.counts.copy_within(..place, 1);
+        self.entries[0] = (key as u32, hour_of(now));
+        self.counts[0] = count;
+    }
+
+    /// Takes a refused payment back.
+    pub(super) fn refuse(&mut self, key: u64) {
+        let Some(place) = self.place_of(key) else { return };
+        if self.counts[place] > 1 {
+            self.counts[place] -= 1;
+            return;
+        }
+        self.entries.copy_within(place + 1.., place);
+        self.counts.copy_within(place + 1.., place);
+        self.len -= 1;
+    }
+
+    fn place_of(&self, key: u64) -> Option<usize> {
+        self.held().iter().position(|(tag, _)| *tag == key as u32)
     }
 
     fn held(&self) -> &[(u32, i32)] {

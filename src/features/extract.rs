@@ -6,11 +6,11 @@ use super::bounded::key_of;
 use super::calendar::Local;
 use super::entities::{
     ARRIVAL_WINDOWS, COUNTERPARTY_ARRIVAL_WINDOWS, COUNTERPARTY_FINISHED_WINDOWS,
-    COUNTERPARTY_LABEL_WINDOWS, CUSTOMER_FINISHED_WINDOWS, CUSTOMER_LABEL_WINDOWS, Customer,
-    OUTAGE_WINDOWS, ParticipantHistory,
+    COUNTERPARTY_LABEL_WINDOWS, CUSTOMER_FINISHED_WINDOWS, CUSTOMER_LABEL_WINDOWS, Counterparty,
+    Customer, OUTAGE_WINDOWS, ParticipantHistory,
 };
 use super::schema::{Leg, Txn};
-use super::state::{FRAUD_WINDOWS, OVERALL_WINDOWS, SEGMENT_WINDOWS};
+use super::state::{FRAUD_WINDOWS, OVERALL_WINDOWS, SEGMENT_WINDOWS, Who};
 use super::window::{Counters, Moments, Window, log_odds, seconds_between, smoothed};
 use super::{
     Feature, Features, LEG_WIDTH, LegContext, State, TXN_WIDTH, leg_features, txn_features,
@@ -27,26 +27,35 @@ impl State {
     /// Computes the features of `payment` as of `now`. `legs` are the circumstances of
     /// `payment.participants`, in their order; a missing one counts as [`LegContext::default`].
     pub fn extract(&self, payment: &Payment, legs: &[LegContext], now: Timestamp) -> Features {
+        let known = self.known(payment);
         let local = self.local_time.at(now);
         let mut row = Row::new(txn_features());
         let legs = self.legs(payment, legs, now, &local, &mut row);
         request(&mut row, payment, now, &local);
-        let customer_key = key_of(payment.customer.id.as_str());
-        let customer = self.customers.get(customer_key);
         let overall = share_of(&self.overall.read(now, &OVERALL_WINDOWS), 0.5, 2.0);
         let segment = self.segment_success(payment, now, overall);
         row.set(Txn::SegmentSuccess as usize, log_odds(segment));
         row.set(Txn::CustomerSuccess as usize, log_odds(segment));
         let kind_technical = outage_share(&self.kind_technical[payment.kind as usize], now);
         row.set(Txn::KindTechnical as usize, log_odds(kind_technical));
-        self.amounts(&mut row, payment, customer, now);
-        if let Some(customer) = customer {
+        self.amounts(&mut row, payment, &known, now);
+        if let Some(customer) = known.customer {
             velocity(&mut row, payment, customer, now);
             results(&mut row, payment, customer, now, segment);
             travel(&mut row, payment.location, customer.last_place, now);
         }
-        self.counterparty(&mut row, payment, now, overall);
+        self.counterparty(&mut row, known.counterparty, now, overall);
         Features { txn: row.values, legs }
+    }
+
+    /// Looks up both ends of the payment at once: the memory of neither waits for the other's.
+    fn known(&self, payment: &Payment) -> Known<'_> {
+        let who = Who::of(payment);
+        let customer = self.customers.get(who.customer);
+        let counterparty = who.counterparty.and_then(|key| self.counterparties.get(key));
+        let paid =
+            customer.zip(who.counterparty).is_some_and(|(known, key)| known.payees.contains(key));
+        Known { customer, counterparty, paid }
     }
 
     fn segment_success(&self, payment: &Payment, now: Timestamp, overall: f64) -> f64 {
@@ -58,19 +67,18 @@ impl State {
         &self,
         row: &mut Row<TXN_WIDTH>,
         payment: &Payment,
-        customer: Option<&Customer>,
+        known: &Known<'_>,
         now: Timestamp,
     ) {
-        let view = self.amount_view(payment, customer, now);
+        let view = self.amount_view(payment, known.customer, now);
         // Nothing is learnt from beyond a dozen deviations.
         let deviation = view.deviation.clamp(-12.0, 12.0);
         row.set(Txn::AmountLog as usize, view.log);
         row.set(Txn::AmountDeviation as usize, deviation);
         row.set(Txn::AmountExcess as usize, (deviation - 2.0).max(0.0));
-        if let Some(id) = &payment.counterparty {
-            let known = customer.is_some_and(|known| known.payees.contains(key_of(id.as_str())));
-            row.set_if(Txn::CounterpartyKnown as usize, known);
-            let excess = if known { 0.0 } else { deviation.max(0.0) };
+        if payment.counterparty.is_some() {
+            row.set_if(Txn::CounterpartyKnown as usize, known.paid);
+            let excess = if known.paid { 0.0 } else { deviation.max(0.0) };
             row.set(Txn::NewCounterpartyExcess as usize, excess);
         }
         row.set(Txn::Amount1d as usize, view.log);
@@ -79,15 +87,14 @@ impl State {
     fn counterparty(
         &self,
         row: &mut Row<TXN_WIDTH>,
-        payment: &Payment,
+        known: Option<&Counterparty>,
         now: Timestamp,
         overall: f64,
     ) {
         let fraud = share_of(&self.fraud.read(now, &FRAUD_WINDOWS), FRAUD_PRIOR, 10.0);
         row.set(Txn::CounterpartySuccess as usize, log_odds(overall));
         row.set(Txn::CounterpartyFraud as usize, log_odds(fraud));
-        let Some(id) = &payment.counterparty else { return };
-        let Some(known) = self.counterparties.get(key_of(id.as_str())) else { return };
+        let Some(known) = known else { return };
         let [count] = known.arrivals.read(now, &COUNTERPARTY_ARRIVAL_WINDOWS);
         let [finished, failed] = known.finished.read(now, &COUNTERPARTY_FINISHED_WINDOWS);
         let [labelled, frauds, frauds_7d] = known.labels.read(now, &COUNTERPARTY_LABEL_WINDOWS);
@@ -114,10 +121,10 @@ impl State {
             let history = self.participants.get(key_of(name.as_str()));
             let mut leg = Row::new(leg_features());
             participant(&mut leg, context, history, now);
-            leg.set_some(Leg::LegLoad as usize, load(payment));
-            leg.set_if(Leg::LegPeak as usize, local.peak);
+            leg.set_some(Leg::Load as usize, load(payment));
+            leg.set_if(Leg::Peak as usize, local.peak);
             let amount = payment.amount.minor.max(0) as f64;
-            leg.set(Leg::LegAmount as usize, amount.ln_1p());
+            leg.set(Leg::Amount as usize, amount.ln_1p());
             worst.take(&leg, history, now);
             leg.values
         });
@@ -128,6 +135,14 @@ impl State {
         row.set(Txn::Participants as usize, legs.len().min(100) as f64);
         legs
     }
+}
+
+/// What is remembered of both ends of a payment.
+struct Known<'a> {
+    customer: Option<&'a Customer>,
+    counterparty: Option<&'a Counterparty>,
+    /// Whether the one has paid the other.
+    paid: bool,
 }
 
 /// Share of fraud assumed before any label: one in a thousand, with the weight of ten labels.
@@ -173,18 +188,18 @@ fn load(payment: &Payment) -> Option<f64> {
 
 /// How much and how often the customer paid lately.
 fn velocity(row: &mut Row<TXN_WIDTH>, payment: &Payment, customer: &Customer, now: Timestamp) {
-    let [count_1h, count_1d, amount_1d, large, count_7d, count_30d, amount_30d] =
+    let [in_hour, in_day, spent_in_day, large, in_week, in_month, spent_in_month] =
         customer.arrivals.read(now, &ARRIVAL_WINDOWS);
     let amount = payment.amount.minor.max(0) as f64;
-    row.set(Txn::Count1h as usize, count_1h.ln_1p());
-    row.set(Txn::Count1d as usize, count_1d.ln_1p());
-    row.set(Txn::Count7d as usize, count_7d.ln_1p());
-    row.set(Txn::Count30d as usize, count_30d.ln_1p());
+    row.set(Txn::Count1h as usize, in_hour.ln_1p());
+    row.set(Txn::Count1d as usize, in_day.ln_1p());
+    row.set(Txn::Count7d as usize, in_week.ln_1p());
+    row.set(Txn::Count30d as usize, in_month.ln_1p());
     row.set_some(Txn::SincePayment as usize, customer.last_arrival.map(|at| log_age(at, now)));
-    row.set(Txn::Amount1d as usize, (amount_1d + amount).ln_1p());
+    row.set(Txn::Amount1d as usize, (spent_in_day + amount).ln_1p());
     // Faded to nothing, a mean is only noise.
-    if count_30d > 1e-6 {
-        let mean = amount_30d / count_30d;
+    if in_month > 1e-6 {
+        let mean = spent_in_month / in_month;
         row.set(Txn::AmountRatio as usize, ((amount + 1.0) / (mean + 1.0)).ln());
     }
     row.set(Txn::Large3d as usize, large.ln_1p());
@@ -200,12 +215,12 @@ fn results(
     now: Timestamp,
     segment: f64,
 ) {
-    let [failures_1h, failures_1d, finished, succeeded] =
+    let [failed_in_hour, failed_in_day, finished, succeeded] =
         customer.finished.read(now, &CUSTOMER_FINISHED_WINDOWS);
     let success = smoothed(succeeded, finished, segment, 3.0);
     row.set(Txn::CustomerSuccess as usize, log_odds(success));
-    row.set(Txn::Failures1h as usize, failures_1h.ln_1p());
-    row.set(Txn::Failures1d as usize, failures_1d.ln_1p());
+    row.set(Txn::Failures1h as usize, failed_in_hour.ln_1p());
+    row.set(Txn::Failures1d as usize, failed_in_day.ln_1p());
     row.set_some(Txn::SinceFailure as usize, customer.last_failure.map(|at| log_age(at, now)));
     if let Some((amount, at)) = customer.last_decline {
         let recency = (-seconds_between(at, now) / 86_400.0).exp();
@@ -268,7 +283,7 @@ fn spread(moments: &Moments) -> Option<f64> {
 /// The worst of the participants: one of them is enough to fail.
 #[derive(Default)]
 struct Worst {
-    health: Option<f64>,
+    ill: Option<f64>,
     in_flight: Option<f64>,
     latency: Option<f64>,
     refused: Option<f64>,
@@ -280,8 +295,9 @@ impl Worst {
         let value = |position: Leg| Some(f64::from(leg.values[position as usize]));
         // An unknown latency, NaN, gives way to a known one.
         let most = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.max(b)).or(b);
-        let least = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.min(b)).or(b);
-        self.health = least(self.health, value(Leg::Health));
+        // Of health the least is the worst: the largest of its negative.
+        let ill = value(Leg::Health).map(|health| -health);
+        self.ill = most(self.ill, ill);
         self.in_flight = most(self.in_flight, value(Leg::InFlight));
         self.latency = most(self.latency, value(Leg::LatencyRecent));
         self.refused = most(self.refused, value(Leg::Refused));
@@ -292,7 +308,7 @@ impl Worst {
     }
 
     fn write(&self, row: &mut Row<TXN_WIDTH>) {
-        row.set_some(Txn::HealthWorst as usize, self.health);
+        row.set_some(Txn::HealthWorst as usize, self.ill.map(|ill| -ill));
         row.set_some(Txn::InFlightMost as usize, self.in_flight);
         row.set_some(Txn::LatencyMost as usize, self.latency);
         row.set_some(Txn::RefusedMost as usize, self.refused);

@@ -11,9 +11,10 @@
 //!   their own.
 //! - Every value is finite, or NaN where [`Feature::default`] says so.
 //! - Bounded: customers, counterparties and participants each have a maximum ([`Options`]), kept
-//!   by CLOCK eviction. A customer takes about 480 bytes with its index (half of them the ring of
-//!   counterparties it has paid), a counterparty 130, a participant 330: the default limits, when
-//!   reached, take some 320 MB. Nothing is allocated before it is needed.
+//!   by CLOCK eviction. With its index a customer takes about 520 bytes (nearly half of them the
+//!   ring of counterparties it has paid), a counterparty 120, a participant 250: 320 MB when the
+//!   default limits are reached, and half as much again while a table doubles. Nothing is
+//!   allocated before it is needed.
 //!
 //! Amounts are compared in minor units as they are: currencies are not converted. This module
 //! trains nothing, predicts nothing and holds no label back; the caller says when it was known.
@@ -100,7 +101,8 @@ pub enum Event<'a> {
         /// Which.
         payment: &'a Payment,
     },
-    /// A payment's outcome became known. A rejected one never started and teaches nothing.
+    /// A payment's outcome became known. A rejected one never started: it only takes
+    /// back that the counterparty was paid.
     Finished {
         /// When.
         at: Timestamp,

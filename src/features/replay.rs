@@ -6,12 +6,14 @@
 //! late_ms`, a label at `labelled_at` (not before the payment itself). What has no such instant
 //! never becomes known.
 //!
-//! Memory: rows wait here until their last event has passed.
+//! Memory: a row waits here until its outcome and votes have passed; of a label, which comes weeks
+//! later, only 56 bytes wait.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use super::state::Who;
 use super::{Error, Event, Features, LegContext, State};
 use crate::txn::{HistoryRow, LegRow, LegVote, ParticipantName, Timestamp};
 
@@ -23,12 +25,15 @@ const PENDING_MAX: usize = 100_000_000;
 pub struct Replay {
     state: State,
     pending: BinaryHeap<Reverse<Pending>>,
+    labels: BinaryHeap<Reverse<PendingLabel>>,
     waiting: Waiting,
+    /// Of the row at hand; kept for its memory.
+    contexts: Vec<LegContext>,
     rows: u64,
     now: Timestamp,
 }
 
-/// An event that has not happened yet. The derived order is the order of application.
+/// An outcome or vote not known yet. The derived order is the order of application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Pending {
     at: Timestamp,
@@ -43,7 +48,15 @@ enum What {
     Finished,
     Leg,
     LateLeg,
-    Labelled,
+}
+
+/// A label not known yet, after all outcomes and votes of its instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct PendingLabel {
+    at: Timestamp,
+    row: u64,
+    who: Who,
+    fraud: bool,
 }
 
 impl Replay {
@@ -52,7 +65,9 @@ impl Replay {
         Self {
             state,
             pending: BinaryHeap::new(),
+            labels: BinaryHeap::new(),
             waiting: Waiting::default(),
+            contexts: Vec::new(),
             rows: 0,
             now: Timestamp::EARLIEST,
         }
@@ -71,7 +86,8 @@ impl Replay {
                 previous,
             });
         }
-        if self.pending.len() + 2 * row.legs.len() + 2 > PENDING_MAX {
+        let events = self.pending.len() + self.labels.len() + 2 * row.legs.len() + 2;
+        if events > PENDING_MAX {
             return Err(Error::TooManyPending {
                 row: self.rows,
                 txn_id: row.txn_id,
@@ -79,8 +95,9 @@ impl Replay {
             });
         }
         self.advance_to(now);
-        let contexts = contexts(&row);
-        let features = self.state.extract(&row.payment, &contexts, now);
+        self.contexts.clear();
+        self.contexts.extend(contexts(&row));
+        let features = self.state.extract(&row.payment, &self.contexts, now);
         self.state.apply(&Event::Arrived { at: now, payment: &row.payment });
         self.enqueue(row);
         Ok(features)
@@ -89,12 +106,19 @@ impl Replay {
     /// Applies what became known before `now`. Rows before `now` are refused from then on.
     pub fn advance_to(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
-        while let Some(Reverse(next)) = self.pending.peek()
-            && next.at < now
-        {
-            let next = *next;
-            self.pending.pop();
-            self.apply(next);
+        loop {
+            let next = self.pending.peek().map_or(Timestamp::LATEST, |Reverse(next)| next.at);
+            let label = self.labels.peek().map_or(Timestamp::LATEST, |Reverse(label)| label.at);
+            if next.min(label) >= now {
+                return;
+            }
+            if next <= label {
+                let Reverse(next) = self.pending.pop().expect("it was looked at");
+                self.apply(next);
+            } else {
+                let Reverse(label) = self.labels.pop().expect("it was looked at");
+                self.state.labelled(label.at, label.who, label.fraud);
+            }
         }
     }
 
@@ -125,8 +149,9 @@ impl Replay {
                 }
             }
         }
-        if let Some(known) = row.labelled_at {
-            push(known.max(row.timestamp), What::Labelled, 0);
+        if let (Some(fraud), Some(known)) = (row.fraud, row.labelled_at) {
+            let (at, who) = (known.max(row.timestamp), Who::of(&row.payment));
+            self.labels.push(Reverse(PendingLabel { at, row: number, who, fraud }));
         }
         self.waiting.release(place, 0);
     }
@@ -154,20 +179,15 @@ impl Replay {
             What::LateLeg => {
                 self.state.apply(&Event::Leg { at, leg: &row.legs[next.leg as usize] });
             }
-            What::Labelled => {
-                if let Some(fraud) = row.fraud {
-                    self.state.apply(&Event::Labelled { at, payment, fraud });
-                }
-            }
         }
         self.waiting.release(next.place, 1);
     }
 }
 
 /// The circumstances recorded for each of the payment's participants.
-fn contexts(row: &HistoryRow) -> Vec<LegContext> {
+fn contexts(row: &HistoryRow) -> impl Iterator<Item = LegContext> {
     // Branch order is that of the participants, so the first look nearly always finds it.
-    let find = |(index, name): (usize, &ParticipantName)| {
+    let find = move |(index, name): (usize, &ParticipantName)| {
         let same_place = row.legs.get(index).filter(|leg| leg.participant == *name);
         same_place.or_else(|| row.legs.iter().find(|leg| leg.participant == *name))
     };
@@ -177,7 +197,7 @@ fn contexts(row: &HistoryRow) -> Vec<LegContext> {
             health: leg.health,
         })
     };
-    row.payment.participants.iter().enumerate().map(find).map(context).collect()
+    row.payment.participants.iter().enumerate().map(find).map(context)
 }
 
 fn is_late(leg: &LegRow) -> bool {

@@ -144,7 +144,8 @@ catalogue!(
     Large3d "customer_large_3d" "ln payments" "3 d" 0.0 None 1
         "the customer's earlier payments with an amount_deviation above 2, ln(1 + count)"
     CounterpartyKnown "counterparty_known" "1" "-" 1.0 None 1
-        "1 if the counterparty is among the last 24 that the customer paid; 1 if there is none"
+        "1 if the counterparty is among the last 24 that the customer paid (refused payments do \
+         not count); 1 if there is none"
     NewCounterpartyExcess "new_counterparty_excess" "standard deviations" "90 d" 0.0 None 1
         "amount_deviation, if positive, of a payment to a counterparty not known"
     Counterparties7d "customer_counterparties_7d" "ln counterparties" "7 d" 0.0 None 1
@@ -217,9 +218,9 @@ catalogue!(
     Refused "refused_recent" "log-odds" "10 min" ONE_IN_A_HUNDRED None 1
         "share of the participant's votes that were no or never came, drawn towards that of a \
          day by the weight of 1"
-    LegLoad "leg_system_load" "1" "-" nan None 1
+    Load "leg_system_load" "1" "-" nan None 1
         "system load ratio when submitted, at most 10; NaN if unknown"
-    LegPeak "leg_peak_hour" "1" "-" 0.0 PeakHours 1 "1 within configured peak hours"
-    LegAmount "leg_amount_log" "ln minor units" "-" 0.0 None 1
+    Peak "leg_peak_hour" "1" "-" 0.0 PeakHours 1 "1 within configured peak hours"
+    Amount "leg_amount_log" "ln minor units" "-" 0.0 None 1
         "amount of the payment, ln(1 + minor units)"
 ]);

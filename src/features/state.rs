@@ -1,8 +1,8 @@
 //! The online state: what is remembered, and how events change it.
 //!
 //! One writer. `apply` is the only way to change it and takes no clock: an event that is older
-//! than one before it counts as simultaneous with that. Failures of a payment that was rejected
-//! are not failures: it never started.
+//! than one before it counts as simultaneous with that. A payment that was rejected never started:
+//! it neither succeeded nor failed, and its counterparty was not paid.
 
 use super::bounded::{Bounded, key_of};
 use super::calendar::LocalTime;
@@ -135,16 +135,18 @@ impl State {
         match *event {
             Event::Arrived { at, payment } => self.arrived(at, payment),
             Event::Finished { at, payment, outcome, failure_class } => {
-                let succeeded = match outcome {
-                    HistoryOutcome::Committed => true,
-                    HistoryOutcome::Aborted => false,
-                    HistoryOutcome::Rejected => return,
-                };
+                let succeeded = outcome == HistoryOutcome::Committed;
+                if !succeeded {
+                    self.refused(payment);
+                }
+                if outcome == HistoryOutcome::Rejected {
+                    return;
+                }
                 let technical = !succeeded && failure_class == Some(FailureClass::Technical);
                 self.finished(at, payment, succeeded, technical);
             }
             Event::Leg { at, leg } => self.leg(at, leg),
-            Event::Labelled { at, payment, fraud } => self.labelled(at, payment, fraud),
+            Event::Labelled { at, payment, fraud } => self.labelled(at, Who::of(payment), fraud),
         }
     }
 
@@ -201,6 +203,13 @@ impl State {
         }
     }
 
+    fn refused(&mut self, payment: &Payment) {
+        if let Some(id) = &payment.counterparty {
+            let key = key_of(payment.customer.id.as_str());
+            self.customers.entry(key, Customer::new).payees.refuse(key_of(id.as_str()));
+        }
+    }
+
     fn finished(&mut self, at: Timestamp, payment: &Payment, succeeded: bool, technical: bool) {
         let one_if = |yes: bool| f64::from(u8::from(yes));
         let (kind, segment) = (payment.kind as usize, payment.customer.customer_type as usize);
@@ -244,14 +253,31 @@ impl State {
         history.in_flight.add(at, Window::DAY, f64::from(leg.in_flight).ln_1p());
     }
 
-    fn labelled(&mut self, at: Timestamp, payment: &Payment, fraud: bool) {
+    /// What a label teaches; of its payment it takes only who was in it.
+    pub(super) fn labelled(&mut self, at: Timestamp, who: Who, fraud: bool) {
         let fraud = f64::from(u8::from(fraud));
         self.fraud.add(at, &FRAUD_WINDOWS, [1.0, fraud]);
-        let customer = self.customers.entry(key_of(payment.customer.id.as_str()), Customer::new);
+        let customer = self.customers.entry(who.customer, Customer::new);
         customer.labels.add(at, &CUSTOMER_LABEL_WINDOWS, [fraud]);
-        if let Some(id) = &payment.counterparty {
-            let counterparty = self.counterparties.entry(key_of(id.as_str()), Counterparty::new);
+        if let Some(key) = who.counterparty {
+            let counterparty = self.counterparties.entry(key, Counterparty::new);
             counterparty.labels.add(at, &COUNTERPARTY_LABEL_WINDOWS, [1.0, fraud, fraud]);
+        }
+    }
+}
+
+/// Customer and counterparty of a payment, as keys of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Who {
+    pub customer: u64,
+    pub counterparty: Option<u64>,
+}
+
+impl Who {
+    pub(super) fn of(payment: &Payment) -> Self {
+        Self {
+            customer: key_of(payment.customer.id.as_str()),
+            counterparty: payment.counterparty.as_ref().map(|id| key_of(id.as_str())),
         }
     }
 }

@@ -41,7 +41,8 @@ pub struct Logistic {
 /// The labels and the standardised columns of one fit.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample<'a> {
-    /// One row a label, the basis' columns.
+    /// One row a label, the basis' columns. Column after column in memory fits several times
+    /// faster: the gradient walks along columns.
     pub columns: ArrayView2<'a, f64>,
     /// Whether the event happened.
     pub labels: &'a [bool],

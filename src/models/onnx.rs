@@ -1,7 +1,7 @@
 //! ONNX inference by tract: one plan with a symbolic batch serves one row and many.
 //!
 //! A model file is untrusted input: its size, its inputs, outputs and operators are checked, data
-//! outside the file is refused, and a panic inside the parser is an error. Tree ensembles are not
+//! outside the file is refused, and a panic inside the runtime is an error. Tree ensembles are not
 //! run here: tract's own give wrong labels.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -107,7 +107,10 @@ impl Predictor for Onnx {
             let detail = format!("{} rows, the limit is {ROWS_MAX}", out.len());
             return Err(PredictError::Failed { detail });
         }
-        self.run(rows, out).map_err(|detail| PredictError::Failed { detail })
+        // An operator that meets a value that no earlier row had may panic inside the runtime.
+        catch_unwind(AssertUnwindSafe(|| self.run(rows, out)))
+            .unwrap_or_else(|_| Err("the graph gave up".to_owned()))
+            .map_err(|detail| PredictError::Failed { detail })
     }
 }
 

@@ -17,9 +17,10 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::coordinator::{Answer, Submission, SubmitError};
+use crate::participants::ledger::Ledger;
 use crate::txn::{Outcome, TxnId};
 
-use super::backend::{LedgerView, NotReady, Service};
+use super::backend::{NotReady, Service};
 use super::metrics::Metrics;
 use super::options::Options;
 use super::problem::{Kind, PROBLEM, Problem, location};
@@ -48,8 +49,8 @@ impl App {
         self.service.backend.reading().not_ready
     }
 
-    fn ledger(&self, name: &str) -> Result<Arc<dyn LedgerView>, Problem> {
-        self.service.ledgers.get(name).cloned().ok_or_else(|| {
+    fn ledger(&self, name: &str) -> Result<&Ledger, Problem> {
+        self.service.ledgers.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.service.ledgers.keys().map(String::as_str).collect();
             let known = known.join(", ");
             Problem::new(Kind::NotFound, format!("no embedded ledger {name:?}; there are {known}"))
@@ -79,8 +80,10 @@ type Shared = State<Arc<App>>;
 async fn submit(State(app): Shared, request: Request) -> Result<Response, Problem> {
     let _permit = app.requests.try_acquire().map_err(|_| overloaded(&app))?;
     let submission = read(&app, request).await?;
-    if let Some(reason) = app.not_ready() {
-        return Err(Problem::new(Kind::Unavailable, reason.detail()));
+    match app.not_ready() {
+        // What recovery has not settled stays in flight at the coordinator; the rest may run.
+        None | Some(NotReady::Recovering) => {}
+        Some(reason) => return Err(Problem::new(Kind::Unavailable, reason.detail())),
     }
     let id = submission.transaction.id.clone();
     let started = Instant::now();
@@ -121,11 +124,8 @@ async fn account(
     State(app): Shared,
     Path((ledger, account)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let _permit = app.requests.try_acquire().map_err(|_| overloaded(&app))?;
-    let view = app.ledger(&ledger)?;
-    let id = account.clone();
-    match on_thread(move || view.account(&id)).await? {
-        Some(found) => Ok(Json(found).into_response()),
+    match app.ledger(&ledger)?.balance(&account) {
+        Some(balance) => Ok(Json(json!({"id": account, "amounts": balance})).into_response()),
         None => {
             let detail = format!("ledger {ledger:?} has no account {account:?}");
             Err(Problem::new(Kind::NotFound, detail))
@@ -135,18 +135,14 @@ async fn account(
 
 async fn verify(State(app): Shared, Path(ledger): Path<String>) -> Result<Response, Problem> {
     let _permit = app.requests.try_acquire().map_err(|_| overloaded(&app))?;
-    let view = app.ledger(&ledger)?;
-    Ok(Json(on_thread(move || view.verify()).await?).into_response())
-}
-
-async fn on_thread<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(read).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(detail)) => Err(Problem::new(Kind::Internal, detail)),
-        Err(error) => Err(Problem::new(Kind::Internal, error.to_string())),
-    }
+    let ledger = app.ledger(&ledger)?.clone();
+    // It reads the whole ledger: not on a thread that others' requests wait for.
+    let here = tokio::runtime::Handle::current();
+    let read = tokio::task::spawn_blocking(move || here.block_on(ledger.verify())).await;
+    let failed = |detail: String| Problem::new(Kind::Internal, detail);
+    let report = read.map_err(|error| failed(error.to_string()))?;
+    let report = report.map_err(|error| failed(error.to_string()))?;
+    Ok(Json(json!({"sound": report.is_sound(), "report": report})).into_response())
 }
 
 async fn ready(State(app): Shared) -> Response {
@@ -276,7 +272,9 @@ async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, 
     match timeout(wait, axum::body::to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
-        Ok(Err(error)) => Err(Problem::new(Kind::Malformed, format!("the body broke off: {error}"))),
+        Ok(Err(error)) => {
+            Err(Problem::new(Kind::Malformed, format!("the body broke off: {error}")))
+        }
         Err(_) => {
             let detail = format!("the body did not arrive within {} ms", wait.as_millis());
             Err(Problem::new(Kind::BodyTimeout, detail))

@@ -1,6 +1,6 @@
 //! What the HTTP interface stands in front of, as one small trait.
 //!
-//! The coordinator implements it in `coordinator.rs`; tests put something slow or broken there,
+//! The coordinator implements it beside this file; tests put something slow or broken there,
 //! which a healthy coordinator cannot be made to be.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::coordinator::{Answer, Predicted, Submission, SubmitError};
 use crate::participants::BoxFuture;
+use crate::participants::ledger::Ledger;
 use crate::txn::{ParticipantName, TxnId};
 
 /// Takes transactions and answers for them.
@@ -27,8 +28,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Health and counters as of now.
     fn reading(&self) -> Reading;
 
-    /// Refuses new transactions and finishes those that run, for at most `bound`.
-    fn shutdown(&self, bound: Duration) -> BoxFuture<'_, ()>;
+    /// Refuses new transactions and finishes those that run, for at most `bound`; gives how many
+    /// were left to recovery.
+    fn shutdown(&self, bound: Duration) -> BoxFuture<'_, usize>;
 }
 
 /// Why no transactions are taken.
@@ -69,12 +71,18 @@ pub struct Reading {
     pub not_ready: Option<NotReady>,
     /// Transactions that run now.
     pub in_flight: u64,
+    /// Transactions that are not applied everywhere yet, those in flight included.
+    pub unfinished: u64,
     /// Transactions by outcome.
     pub outcomes: Vec<(String, u64)>,
     /// Transactions by reason code.
     pub reasons: Vec<(String, u64)>,
     /// Predictions that rules made in a model's place, by target and cause.
     pub fallbacks: Vec<(String, String, u64)>,
+    /// Prepared branches of other decision logs, found at start and left alone.
+    pub foreign_branches: u64,
+    /// Policy's mode.
+    pub mode: String,
     /// What serves predictions.
     pub model: String,
 }
@@ -86,8 +94,10 @@ pub struct StoreReading {
     pub store: String,
     /// Flushes to disk since start.
     pub flushes: u64,
-    /// Writes that wait for one.
-    pub queue_depth: u64,
+    /// Writes made durable since start.
+    pub writes: u64,
+    /// Whether it takes writes.
+    pub healthy: bool,
 }
 
 /// A participant as `GET /v1/participants` shows it.
@@ -101,16 +111,6 @@ pub struct ParticipantView {
     pub identity: String,
 }
 
-/// Read-only looks into an embedded ledger. They may read from disk; the server calls them on a
-/// thread for that.
-pub trait LedgerView: Send + Sync {
-    /// One account as JSON, `None` if there is no such account; `Err` is one sentence.
-    fn account(&self, id: &str) -> Result<Option<serde_json::Value>, String>;
-
-    /// Whether the books balance, as JSON.
-    fn verify(&self) -> Result<serde_json::Value, String>;
-}
-
 /// Reads the counters of every store.
 pub type StoreReader = Box<dyn Fn() -> Vec<StoreReading> + Send + Sync>;
 
@@ -121,7 +121,7 @@ pub struct Service {
     /// The participants.
     pub participants: Vec<ParticipantView>,
     /// The embedded ones, to be looked into.
-    pub ledgers: BTreeMap<String, Arc<dyn LedgerView>>,
+    pub ledgers: BTreeMap<String, Ledger>,
     /// The stores' counters.
     pub stores: StoreReader,
 }

@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 use super::json::Json;
 
-/// Longest value that a message repeats.
-const SHOWN_CHARS_MAX: usize = 80;
+/// Longest message, and longest name in one: a client's own text must not come back in full.
+const SHOWN_CHARS_MAX: usize = 320;
 
 /// A field that does not hold what it must.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +50,7 @@ impl Place<'_> {
             Self::Root => "body".to_owned(),
             place => place.to_string(),
         };
-        Invalid { field, detail: detail.to_string() }
+        Invalid { field, detail: shown(&detail.to_string()) }
     }
 
     fn unexpected(&self, found: &Json, expected: &str) -> Invalid {
@@ -83,8 +83,7 @@ impl<'a> Object<'a> {
         key: &str,
         read: impl FnOnce(&Place<'_>, Json) -> Result<T, Invalid>,
     ) -> Result<T, Invalid> {
-        self.optional(key, read)?
-            .ok_or_else(|| Place::Key(self.place, key).invalid("is missing"))
+        self.optional(key, read)?.ok_or_else(|| Place::Key(self.place, key).invalid("is missing"))
     }
 
     /// Takes a field that may be absent or null.
@@ -111,7 +110,7 @@ pub fn text(place: &Place<'_>, json: Json) -> Result<String, Invalid> {
 /// Reads a text that has a form of its own.
 pub fn parsed<T: FromStr<Err: fmt::Display>>(place: &Place<'_>, json: Json) -> Result<T, Invalid> {
     let text = text(place, json)?;
-    text.parse().map_err(|error: T::Err| place.invalid(shown(&error.to_string())))
+    text.parse().map_err(|error: T::Err| place.invalid(error))
 }
 
 /// Reads `true` or `false`.
@@ -129,8 +128,10 @@ pub fn integer(place: &Place<'_>, json: Json, min: i64, max: i64) -> Result<i64,
         Json::Integer(value) => {
             Err(place.invalid(format_args!("{value} is not between {min} and {max}")))
         }
-        Json::Float(value) => Err(place
-            .invalid(format_args!("{value:?} is not a whole number between {min} and {max}"))),
+        Json::Float(value) => {
+            Err(place
+                .invalid(format_args!("{value:?} is not a whole number between {min} and {max}")))
+        }
         other => Err(place.unexpected(&other, "a whole number")),
     }
 }
@@ -171,8 +172,9 @@ pub fn list<T>(
         .collect()
 }
 
-fn shown(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_CHARS_MAX * 4) {
+/// The beginning of a text.
+pub(super) fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

@@ -88,7 +88,11 @@ impl Server {
         let draining = async {
             stop.await;
             self.app.draining.store(true, Ordering::Relaxed);
-            self.app.service.backend.shutdown(self.app.options.shutdown_timeout).await;
+            let bound = self.app.options.shutdown_timeout;
+            let left = self.app.service.backend.shutdown(bound).await;
+            if left > 0 {
+                tracing::warn!(left, "transactions are left to recovery at the next start");
+            }
             close.send_replace(true);
         };
         tokio::join!(accepting, draining);

@@ -5,9 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use metrics::{
-    Counter, Gauge, Histogram, Label, Level, Metadata, Recorder, SharedString, Unit,
-};
+use metrics::{Counter, Gauge, Histogram, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::coordinator::Timings;
@@ -22,6 +20,9 @@ const LATENCY_BUCKETS: &[f64] = &[
 
 const METADATA: Metadata<'static> = Metadata::new("presume", Level::INFO, Some("presume"));
 
+/// The text that a gauge's label shows.
+type Shown = Mutex<Option<String>>;
+
 /// One server's metrics.
 pub struct Metrics {
     recorder: PrometheusRecorder,
@@ -33,8 +34,8 @@ pub struct Metrics {
     connections: Gauge,
     connections_refused: Counter,
     timeouts: Counter,
-    /// The version last shown, so that its series ends when another serves.
-    model: Mutex<Option<String>>,
+    model: Shown,
+    mode: Shown,
 }
 
 impl Metrics {
@@ -56,7 +57,8 @@ impl Metrics {
                 .register_counter(&key("presume_connections_refused_total", []), &METADATA),
             timeouts: recorder
                 .register_counter(&key("presume_http_answered_later_total", []), &METADATA),
-            model: Mutex::new(None),
+            model: Shown::default(),
+            mode: Shown::default(),
             recorder,
             handle,
         }
@@ -114,6 +116,7 @@ impl Metrics {
 
     fn take_over(&self, reading: &Reading, stores: &[StoreReading]) {
         self.gauge("presume_transactions_in_flight", []).set(reading.in_flight as f64);
+        self.gauge("presume_transactions_unfinished", []).set(reading.unfinished as f64);
         let ready = if reading.not_ready.is_none() { 1.0 } else { 0.0 };
         self.gauge("presume_ready", []).set(ready);
         for (outcome, count) in &reading.outcomes {
@@ -131,21 +134,25 @@ impl Metrics {
         for store in stores {
             let labels = || [Label::new("store", store.store.clone())];
             self.counter("presume_store_flushes_total", labels()).absolute(store.flushes);
-            self.gauge("presume_store_queue_depth", labels()).set(store.queue_depth as f64);
+            self.counter("presume_store_writes_total", labels()).absolute(store.writes);
+            let healthy = if store.healthy { 1.0 } else { 0.0 };
+            self.gauge("presume_store_healthy", labels()).set(healthy);
         }
-        self.show_model(&reading.model);
+        let foreign = reading.foreign_branches as f64;
+        self.gauge("presume_foreign_branches", []).set(foreign);
+        self.show("presume_model_info", "version", &self.model, &reading.model);
+        self.show("presume_mode_info", "mode", &self.mode, &reading.mode);
     }
 
-    fn show_model(&self, version: &str) {
-        let info = |version: &str| {
-            self.gauge("presume_model_info", [Label::new("version", version.to_owned())])
-        };
-        let mut shown = self.model.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(old) = shown.as_deref().filter(|old| *old != version) {
-            info(old).set(0.0);
+    /// Shows a text as a label of a gauge that is 1, and ends the series of the text before.
+    fn show(&self, name: &'static str, label: &'static str, shown: &Shown, text: &str) {
+        let series = |text: &str| self.gauge(name, [Label::new(label, text.to_owned())]);
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = shown.as_deref().filter(|old| *old != text) {
+            series(old).set(0.0);
         }
-        info(version).set(1.0);
-        *shown = Some(version.to_owned());
+        series(text).set(1.0);
+        *shown = Some(text.to_owned());
     }
 
     fn counter<const N: usize>(&self, name: &'static str, labels: [Label; N]) -> Counter {
@@ -178,6 +185,7 @@ fn describe(recorder: &PrometheusRecorder) {
         ("presume_connections_refused_total", "connections over the limit"),
         ("presume_model_fallbacks_total", "predictions that rules made, by target and cause"),
         ("presume_store_flushes_total", "flushes to disk by store"),
+        ("presume_store_writes_total", "writes made durable by store"),
     ] {
         recorder.describe_counter(name.into(), Some(Unit::Count), text(help));
     }
@@ -186,7 +194,10 @@ fn describe(recorder: &PrometheusRecorder) {
         ("presume_connections", "open connections"),
         ("presume_ready", "1 while transactions are taken"),
         ("presume_model_info", "1 for the bundle that serves"),
-        ("presume_store_queue_depth", "writes that wait for a flush, by store"),
+        ("presume_transactions_unfinished", "transactions not applied everywhere yet"),
+        ("presume_mode_info", "1 for policy's mode"),
+        ("presume_foreign_branches", "prepared branches of other decision logs, found at start"),
+        ("presume_store_healthy", "1 while the store takes writes"),
     ] {
         recorder.describe_gauge(name.into(), None, text(help));
     }

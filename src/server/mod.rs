@@ -15,6 +15,7 @@
 
 mod api;
 pub mod backend;
+mod coordinator;
 mod fields;
 pub mod json;
 mod listener;
@@ -23,7 +24,7 @@ mod options;
 pub mod problem;
 pub mod request;
 
-pub use backend::{Backend, LedgerView, NotReady, ParticipantView, Reading, Service, StoreReading};
+pub use backend::{Backend, NotReady, ParticipantView, Reading, Service, StoreReading};
 pub use listener::{Error, Server};
 pub use options::{Options, OptionsError};
 

@@ -82,7 +82,8 @@ impl Options {
         if !self.address.ip().is_loopback() && !self.allow_remote {
             return Err(OptionsError::Remote { address: self.address });
         }
-        let millis = |duration: Duration| usize::try_from(duration.as_millis()).unwrap_or(usize::MAX);
+        let millis =
+            |duration: Duration| usize::try_from(duration.as_millis()).unwrap_or(usize::MAX);
         let day_ms = 86_400_000;
         for (name, value, min, max) in [
             ("connections_max", self.connections_max, 1, 1_000_000),
@@ -102,9 +103,6 @@ impl Options {
     }
 
     pub(super) fn rules(&self) -> Rules {
-        Rules {
-            operations_count_max: self.operations_count_max,
-            client_time: self.client_time,
-        }
+        Rules { operations_count_max: self.operations_count_max, client_time: self.client_time }
     }
 }

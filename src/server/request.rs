@@ -98,9 +98,11 @@ fn submission(json: Json, key: Option<TxnId>, rules: Rules) -> Result<Submission
 /// are silent.
 fn transaction_id(id: Option<TxnId>, key: Option<TxnId>) -> Result<TxnId, Invalid> {
     match (id, key) {
-        (Some(id), Some(key)) if id != key => Err(Place::Key(&Place::Root, "id").invalid(
-            format_args!("{id:?} differs from the Idempotency-Key {key:?}; they are the same thing"),
-        )),
+        (Some(id), Some(key)) if id != key => {
+            Err(Place::Key(&Place::Root, "id").invalid(format_args!(
+                "{id:?} differs from the Idempotency-Key {key:?}; they are the same thing"
+            )))
+        }
         (Some(id), _) | (None, Some(id)) => Ok(id),
         (None, None) => Ok(TxnId::from_uuid(Uuid::now_v7())),
     }

@@ -14,7 +14,6 @@ mod time;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use payment::text_enum;
 
 pub use history::{FailureClass, HistoryOutcome, HistoryRow, LegRow, LegVote};
 pub use ids::{

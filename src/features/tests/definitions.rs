@@ -7,12 +7,19 @@ use jiff::civil::date;
 use super::histories::state;
 use crate::features::calendar::LocalTime;
 use crate::features::{
-    Calendar, CalendarPart, Error, Feature, Options, State, leg_features, txn_features,
+    Calendar, CalendarPart, Error, Feature, Options, Replay, State, leg_features, txn_features,
 };
 use crate::txn::Timestamp;
 
 fn all() -> impl Iterator<Item = &'static Feature> {
     txn_features().iter().chain(leg_features())
+}
+
+#[test]
+fn state_and_replay_can_move_between_threads() {
+    fn check<T: Send>() {}
+    check::<State>();
+    check::<Replay>();
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn fading_counts_equal_those_of_a_plain_window_in_steady_traffic() {
     let [hour, day] = counters.read(at(20.0 * 24.0), &windows);
     assert!((hour - 60.0).abs() < 1.0 && (day - 1_440.0).abs() < 2.0, "{hour} {day}");
     let [gone, _] = counters.read(Timestamp::LATEST, &windows);
-    assert_eq!(gone, 0.0);
+    check(gone, 0.0);
 }
 
 #[test]
@@ -172,4 +172,56 @@ proptest! {
         prop_assert!((moments.mean().unwrap() - mean).abs() < 1e-6);
         prop_assert!((moments.variance().unwrap() - variance).abs() < 1e-6);
     }
+}
+
+#[test]
+fn a_refused_payment_makes_nobody_known() {
+    for outcome in [HistoryOutcome::Rejected, HistoryOutcome::Aborted] {
+        let (mut state, payment) = (state(), some_payment());
+        let known = |state: &State| value(state, &payment, at(1.0), Txn::CounterpartyKnown);
+        let mut pay = |outcome| {
+            let (at, payment, failure_class) = (at(0.0), &payment, None);
+            state.apply(&Event::Arrived { at, payment });
+            state.apply(&Event::Finished { at, payment, outcome, failure_class });
+            known(&state)
+        };
+        check(pay(outcome), 0.0);
+        check(pay(HistoryOutcome::Committed), 1.0);
+        check(pay(outcome), 1.0);
+    }
+}
+
+#[test]
+fn the_counterparties_paid_longest_ago_are_forgotten_first() {
+    let (mut state, mut payment) = (state(), some_payment());
+    let mut named = |state: &mut State, id: usize, apply: bool| {
+        payment.counterparty = Some(CounterpartyId::new(&format!("m{id}")).unwrap());
+        let known = value(state, &payment, at(1.0), Txn::CounterpartyKnown);
+        if apply {
+            state.apply(&Event::Arrived { at: at(1.0), payment: &payment });
+        }
+        known
+    };
+    for id in 0..24 {
+        check(named(&mut state, id, true), 0.0);
+    }
+    check(named(&mut state, 0, true), 1.0);
+    check(named(&mut state, 24, true), 0.0);
+    check(named(&mut state, 1, false), 0.0);
+    for id in (2..=24).chain([0]) {
+        check(named(&mut state, id, false), 1.0);
+    }
+}
+
+#[test]
+fn memory_is_as_documented() {
+    use crate::features::bounded::Bounded;
+    use crate::features::entities::{Counterparty, Customer, ParticipantHistory};
+    let bytes = [
+        Bounded::<Customer>::bytes_per_entry(),
+        Bounded::<Counterparty>::bytes_per_entry(),
+        Bounded::<ParticipantHistory>::bytes_per_entry(),
+    ];
+    // The index takes up to 39 bytes more.
+    assert_eq!(bytes, [480, 88, 224]);
 }

@@ -10,7 +10,7 @@ use crate::learning::metrics::{
 };
 use crate::models::basis::Basis;
 use crate::models::calibration::Calibration;
-use crate::models::logistic::{Logistic, Sample};
+use crate::models::logistic::{FitError, Logistic, Sample};
 use crate::models::manifest::TargetManifest;
 use crate::models::onnx_export::encode;
 use crate::models::rules::List;
@@ -47,14 +47,6 @@ impl Slice {
         (self, Self { rows, labels })
     }
 
-    fn thin(&self, count: usize) -> Self {
-        let kept = thinned(self.rows.len(), count);
-        Self {
-            rows: kept.iter().map(|i| self.rows[*i]).collect(),
-            labels: kept.iter().map(|i| self.labels[*i]).collect(),
-        }
-    }
-
     fn rarer(&self) -> usize {
         let events = self.labels.iter().filter(|label| **label).count();
         events.min(self.labels.len() - events)
@@ -85,17 +77,14 @@ pub(super) fn fit(
     }
     let rows = older.features(dataset);
     let compared_list = tune(untuned_list, &rows, &older.labels, recipe.rules);
-    let l2 = choose_l2(dataset, &older, recipe).map_err(|error| error.to_string())?;
     let basis = Basis::fit(&rows, TXN_WIDTH, &recipe.classifier.quantiles);
     if basis.columns().is_empty() {
         return Err("no feature varies".to_owned());
     }
     let (basis, inputs) = basis.compact();
     let rows = gathered(&rows, &inputs);
-    let columns = basis.matrix(&rows, false);
-    let sample = Sample { columns: columns.view(), labels: &older.labels };
-    let model = Logistic::fit(basis, sample, l2, None).map_err(|error| error.to_string())?;
-    drop(columns);
+    let model = fit_best(&basis, &rows, &older.labels, recipe).map_err(|e| e.to_string())?;
+    drop(rows);
 
     let newest_rows = gathered(&newest.features(dataset), &inputs);
     let uncalibrated = predict(&model, &newest_rows);
@@ -111,7 +100,7 @@ pub(super) fn fit(
     metrics.extend(log_loss(&uncalibrated, &newest.labels).map(|x| named("log_loss_raw", x)));
     let manifest = TargetManifest {
         model: "logistic".to_owned(),
-        l2,
+        l2: model.l2(),
         rows_fit: older.rows.len() as u64,
         rows_calibration: (all - older.rows.len()) as u64,
         calibration_from: dataset.times[newest.rows[0]],
@@ -150,38 +139,48 @@ fn check_labels(labelled: &Slice) -> Result<(), String> {
     Ok(())
 }
 
-/// The penalty with the least log loss on the newest part; the strongest where that part cannot
-/// tell. Strong penalties are fitted first and warm the weaker ones up.
-fn choose_l2(
-    dataset: &Dataset,
-    older: &Slice,
+/// Fits with the penalty that had the least log loss on the newest part; the strongest where that
+/// part cannot tell. Each fit starts where the one before ended, strong penalties first.
+fn fit_best(
+    basis: &Basis,
+    rows: &[f32],
+    labels: &[bool],
     recipe: &Recipe,
-) -> Result<f64, crate::models::logistic::FitError> {
+) -> Result<Logistic, FitError> {
     let mut penalties = recipe.classifier.l2.clone();
     penalties.sort_by(|a, b| b.total_cmp(a));
-    let whole = Slice { rows: older.rows.clone(), labels: older.labels.clone() };
-    let (trial, judge) = whole.split(recipe.validation_ratio);
-    let trial = trial.thin(recipe.trial_rows_max);
-    if penalties.len() == 1 || trial.rarer() == 0 || judge.rarer() == 0 {
-        return Ok(penalties[0]);
-    }
-    let rows = trial.features(dataset);
-    let basis = Basis::fit(&rows, TXN_WIDTH, &recipe.classifier.quantiles);
-    let columns = basis.matrix(&rows, false);
-    let sample = Sample { columns: columns.view(), labels: &trial.labels };
-    let judge_columns = basis.matrix(&judge.features(dataset), false);
-    let mut best = (f64::INFINITY, penalties[0]);
-    let mut before: Option<Logistic> = None;
-    for l2 in penalties {
-        let model = Logistic::fit(basis.clone(), sample, l2, before.as_ref())?;
-        let probabilities = model.probabilities(judge_columns.view());
-        let loss = log_loss(&probabilities, &judge.labels).unwrap_or(f64::INFINITY);
-        if loss < best.0 {
-            best = (loss, l2);
+    let newest = (labels.len() as f64 * recipe.validation_ratio).round() as usize;
+    let cut = labels.len() - newest;
+    let kept = thinned(cut, recipe.trial_rows_max);
+    let width = basis.width();
+    let trial_rows: Vec<f32> =
+        kept.iter().flat_map(|row| &rows[row * width..(row + 1) * width]).copied().collect();
+    let trial_labels: Vec<bool> = kept.iter().map(|row| labels[*row]).collect();
+    let mut best: Option<(f64, Logistic)> = None;
+    if penalties.len() > 1 && both(&trial_labels) && both(&labels[cut..]) {
+        let columns = basis.matrix(&trial_rows, true);
+        let sample = Sample { columns: columns.view(), labels: &trial_labels };
+        let judge = basis.matrix(&rows[cut * width..], false);
+        let mut before: Option<Logistic> = None;
+        for l2 in &penalties {
+            let model = Logistic::fit(basis.clone(), sample, *l2, before.as_ref())?;
+            let loss = log_loss(&model.probabilities(judge.view()), &labels[cut..]);
+            let loss = loss.unwrap_or(f64::INFINITY);
+            if best.as_ref().is_none_or(|(least, _)| loss < *least) {
+                best = Some((loss, model.clone()));
+            }
+            before = Some(model);
         }
-        before = Some(model);
     }
-    Ok(best.1)
+    let start = best.map(|(_, model)| model);
+    let l2 = start.as_ref().map_or(penalties[0], Logistic::l2);
+    let columns = basis.matrix(rows, true);
+    let sample = Sample { columns: columns.view(), labels };
+    Logistic::fit(basis.clone(), sample, l2, start.as_ref())
+}
+
+fn both(labels: &[bool]) -> bool {
+    labels.contains(&true) && labels.contains(&false)
 }
 
 /// The chosen inputs of schema rows.

@@ -1,0 +1,187 @@
+//! One running coordinator with everything around it, put together from the configuration.
+//!
+//! `serve`, `demo` and `bench` share it, so that what is measured and shown is what serves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use presume::configuration::{Config, Models};
+use presume::coordinator::{Clock, Coordinator, Parts, SystemClock};
+use presume::decision_log::{self, DecisionLog};
+use presume::features;
+use presume::models::serving::{self, Serving};
+use presume::models::{Registry, RegistryError};
+use presume::participants::Participant;
+use presume::participants::ledger::{self, Ledger};
+use presume::policy::Policy;
+use presume::server::{Backend, ParticipantView, Service, StoreReading};
+use presume::txn::ParticipantName;
+use tokio::task::JoinHandle;
+
+/// How often what is kept only for a time is cleared away.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_mins(10);
+
+/// A coordinator over its decision log, its ledgers and its models.
+pub struct Node {
+    /// Takes transactions.
+    pub coordinator: Arc<Coordinator>,
+    /// The embedded participants.
+    pub ledgers: BTreeMap<ParticipantName, Ledger>,
+    /// The durable truth.
+    pub log: DecisionLog,
+    maintenance: JoinHandle<()>,
+}
+
+/// What a demo puts in place of the usual.
+pub struct Fittings {
+    /// A warmed-up feature state; an empty one if there is none.
+    pub features: Option<features::State>,
+    /// What stands before each ledger.
+    pub wrap: fn(Ledger) -> Arc<dyn Participant>,
+}
+
+impl Default for Fittings {
+    fn default() -> Self {
+        Self { features: None, wrap: |ledger| Arc::new(ledger) }
+    }
+}
+
+impl Node {
+    /// Opens the stores, loads the models, and settles what the last run left.
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        Self::open_with(config, Fittings::default()).await
+    }
+
+    /// The same, with other fittings.
+    pub async fn open_with(config: &Config, fittings: Fittings) -> anyhow::Result<Self> {
+        let folder = config.decision_log_dir();
+        let (log, recovered) = DecisionLog::open(&folder, decision_log::Options::default())
+            .with_context(|| format!("cannot open the decision log in {}", folder.display()))?;
+        let ledgers = open_ledgers(config)?;
+        let participants = ledgers
+            .iter()
+            .map(|(name, ledger)| (name.clone(), (fittings.wrap)(ledger.clone())))
+            .collect();
+        let features = match fittings.features {
+            Some(features) => features,
+            None => features::State::new(config.features.clone())?,
+        };
+        let parts = Parts {
+            log: log.clone(),
+            participants,
+            serving: Arc::new(serve_models(&config.models, &config.features.calendar)?),
+            features,
+            policy: Policy::new(config.policy.clone())?,
+            clock: Arc::new(SystemClock),
+        };
+        let coordinator = Coordinator::start(parts, recovered, config.coordinator.clone())
+            .await
+            .context("the coordinator does not start")?;
+        for branch in coordinator.status().foreign_branches {
+            tracing::warn!(%branch, "a prepared branch of another decision log is left alone");
+        }
+        let maintenance = tokio::spawn(maintain(log.clone()));
+        Ok(Self { coordinator: Arc::new(coordinator), ledgers, log, maintenance })
+    }
+
+    /// What the HTTP interface shows of it.
+    pub fn service(&self) -> Service {
+        let view = |(name, ledger): (&ParticipantName, &Ledger)| ParticipantView {
+            name: name.clone(),
+            kind: "embedded".to_owned(),
+            identity: ledger.identity(),
+        };
+        let (log, ledgers) = (self.log.clone(), self.ledgers.clone());
+        Service {
+            backend: Arc::clone(&self.coordinator) as Arc<dyn Backend>,
+            participants: self.ledgers.iter().map(view).collect(),
+            ledgers: self.ledgers.iter().map(|(n, l)| (n.to_string(), l.clone())).collect(),
+            stores: Box::new(move || store_readings(&log, &ledgers)),
+        }
+    }
+
+    /// Closes the stores. Call it once nothing is submitted any more: after the server has
+    /// drained, or after [`Coordinator::shutdown`].
+    pub fn close(self) -> anyhow::Result<()> {
+        self.maintenance.abort();
+        for (name, ledger) in &self.ledgers {
+            ledger.close().with_context(|| format!("ledger {name} does not close"))?;
+        }
+        self.log.close().context("the decision log does not close")
+    }
+}
+
+fn open_ledgers(config: &Config) -> anyhow::Result<BTreeMap<ParticipantName, Ledger>> {
+    let open = |(name, dir): (ParticipantName, std::path::PathBuf)| {
+        let ledger = Ledger::open(&dir, ledger::Options::default())
+            .with_context(|| format!("cannot open ledger {name} in {}", dir.display()))?;
+        Ok((name, ledger))
+    };
+    config.ledger_dirs().into_iter().map(open).collect()
+}
+
+/// The champion, or rules where there is none that can be used: models may be missing or broken,
+/// and transactions go on.
+fn serve_models(models: &Models, calendar: &features::Calendar) -> anyhow::Result<Serving> {
+    let slow_max = Duration::try_from_secs_f64(models.slow_ms_max / 1e3)
+        .context("models.slow_ms_max is not a length of time")?;
+    let serving = Serving::new(serving::Options {
+        slow_max,
+        cooldown: Duration::from_millis(models.cooldown_ms),
+        clock: monotonic(),
+    });
+    match Registry::open(&models.dir).load_champion(&models.name, calendar) {
+        Ok(bundle) => {
+            tracing::info!(model = bundle.id(), "models serve");
+            serving.load(bundle);
+        }
+        Err(error @ RegistryError::NoChampion { .. }) => {
+            tracing::warn!("{error}: rules serve");
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::error!("model {} is not loaded, rules serve: {error:#}", models.name);
+        }
+    }
+    Ok(serving)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the shell hands the clock to those who have none")]
+fn monotonic() -> serving::Clock {
+    let origin = std::time::Instant::now();
+    Arc::new(move || origin.elapsed())
+}
+
+fn store_readings(
+    log: &DecisionLog,
+    ledgers: &BTreeMap<ParticipantName, Ledger>,
+) -> Vec<StoreReading> {
+    let first = StoreReading {
+        store: "decision_log".to_owned(),
+        flushes: log.flushes(),
+        writes: log.writes(),
+        healthy: log.healthy(),
+    };
+    let others = ledgers.iter().map(|(name, ledger)| StoreReading {
+        store: format!("ledger:{name}"),
+        flushes: ledger.flushes(),
+        writes: ledger.writes(),
+        healthy: ledger.healthy(),
+    });
+    std::iter::once(first).chain(others).collect()
+}
+
+/// Removes answers whose time is over; the unresolved stay.
+async fn maintain(log: DecisionLog) {
+    let mut ticks = tokio::time::interval(MAINTENANCE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        match log.prune_answers(SystemClock.now()).await {
+            Ok(0) => {}
+            Ok(pruned) => tracing::info!(pruned, "removed answers past their retention"),
+            Err(error) => tracing::warn!(%error, "answers past their retention stay"),
+        }
+    }
+}

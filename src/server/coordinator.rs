@@ -1,0 +1,58 @@
+//! The coordinator behind the HTTP interface.
+
+use std::time::Duration;
+
+use crate::coordinator::{Answer, Coordinator, Predicted, Submission, SubmitError};
+use crate::models::{FallbackCause, Target};
+use crate::participants::BoxFuture;
+use crate::txn::TxnId;
+
+use super::backend::{Backend, NotReady, Reading};
+
+impl Backend for Coordinator {
+    fn submit(&self, submission: Submission) -> BoxFuture<'_, Result<Answer, SubmitError>> {
+        Box::pin(Coordinator::submit(self, submission))
+    }
+
+    fn predict(&self, submission: &Submission) -> Result<Predicted, SubmitError> {
+        Coordinator::predict(self, submission)
+    }
+
+    fn answer(&self, id: &TxnId) -> Result<Option<Answer>, SubmitError> {
+        // Asked first: what finishes in between is found among the answers.
+        let running = self.is_in_flight(id);
+        match Coordinator::answer(self, id)? {
+            None if running => Err(SubmitError::InFlight { id: id.clone() }),
+            answer => Ok(answer),
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        let status = self.status();
+        let not_ready = match () {
+            () if !status.healthy => Some(NotReady::LogFailed("it takes no writes".into())),
+            () if status.draining => Some(NotReady::Draining),
+            () if status.recovering => Some(NotReady::Recovering),
+            () => None,
+        };
+        let fallbacks = self.serving().fallbacks();
+        let counted = |(target, cause, count): (Target, FallbackCause, u64)| {
+            (target.to_string(), cause.to_string(), count)
+        };
+        Reading {
+            not_ready,
+            in_flight: status.in_flight as u64,
+            unfinished: status.unfinished as u64,
+            outcomes: status.outcomes.iter().map(|(o, n)| (o.to_string(), *n)).collect(),
+            reasons: status.reasons.into_iter().collect(),
+            fallbacks: fallbacks.iter().map(counted).collect(),
+            foreign_branches: status.foreign_branches.len() as u64,
+            mode: status.mode.to_string(),
+            model: self.serving().version(),
+        }
+    }
+
+    fn shutdown(&self, bound: Duration) -> BoxFuture<'_, usize> {
+        Box::pin(Coordinator::shutdown(self, bound))
+    }
+}

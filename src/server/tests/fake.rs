@@ -1,0 +1,219 @@
+//! A coordinator that does as it is told, behind a real listener.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::coordinator::{Answer, Predicted, Submission, SubmitError, Timings};
+use crate::participants::BoxFuture;
+use crate::participants::ledger::Ledger;
+use crate::server::{
+    Backend, NotReady, Options, ParticipantView, Reading, Server, Service, StoreReading,
+};
+use crate::txn::{Admission, Mode, Outcome, Plan, Protocol, TxnId};
+
+type Script = Box<dyn Fn(&TxnId) -> Result<Outcome, SubmitError> + Send + Sync>;
+
+pub struct Fake {
+    /// What a submission comes to, by its id.
+    pub script: Script,
+    /// While set, submissions wait for `release`.
+    pub hold: AtomicBool,
+    pub release: Notify,
+    /// Told when a submission has arrived.
+    pub arrived: Notify,
+    pub stopped: AtomicBool,
+    pub not_ready: Mutex<Option<NotReady>>,
+    answers: Mutex<BTreeMap<TxnId, Answer>>,
+}
+
+impl Fake {
+    pub fn new() -> Self {
+        Self::with(|_| Ok(Outcome::Committed))
+    }
+
+    pub fn with(
+        script: impl Fn(&TxnId) -> Result<Outcome, SubmitError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            script: Box::new(script),
+            hold: AtomicBool::new(false),
+            release: Notify::new(),
+            arrived: Notify::new(),
+            stopped: AtomicBool::new(false),
+            not_ready: Mutex::new(None),
+            answers: Mutex::new(BTreeMap::new()),
+        }
+    }
+}
+
+impl Backend for Fake {
+    fn submit(&self, submission: Submission) -> BoxFuture<'_, Result<Answer, SubmitError>> {
+        Box::pin(async move {
+            let transaction = submission.transaction;
+            self.arrived.notify_one();
+            if self.hold.load(Ordering::SeqCst) {
+                self.release.notified().await;
+            }
+            let answer = Answer {
+                id: transaction.id.clone(),
+                outcome: (self.script)(&transaction.id)?,
+                reasons: Vec::new(),
+                protocol: Some(Protocol::TwoPhase),
+                participants: transaction.payment.participants,
+                insights: None,
+                timings_ms: Timings::default(),
+            };
+            self.answers.lock().unwrap().insert(transaction.id, answer.clone());
+            Ok(answer)
+        })
+    }
+
+    fn predict(&self, submission: &Submission) -> Result<Predicted, SubmitError> {
+        (self.script)(&submission.transaction.id)?;
+        let plan = Plan {
+            admission: Admission::Admit,
+            protocol: Protocol::TwoPhase,
+            branches: Vec::new(),
+            reasons: Vec::new(),
+            mode: Mode::Off,
+        };
+        Ok(Predicted { insights: None, plan })
+    }
+
+    fn answer(&self, id: &TxnId) -> Result<Option<Answer>, SubmitError> {
+        if id.as_str() == "running" {
+            return Err(SubmitError::InFlight { id: id.clone() });
+        }
+        Ok(self.answers.lock().unwrap().get(id).cloned())
+    }
+
+    fn reading(&self) -> Reading {
+        Reading {
+            not_ready: self.not_ready.lock().unwrap().clone(),
+            in_flight: 3,
+            unfinished: 5,
+            foreign_branches: 0,
+            mode: "observe".into(),
+            outcomes: vec![("committed".into(), 41), ("aborted".into(), 2)],
+            reasons: vec![("business_decline".into(), 2)],
+            fallbacks: vec![("success".into(), "missing".into(), 7)],
+            model: "payments/3".into(),
+        }
+    }
+
+    fn shutdown(&self, _bound: Duration) -> BoxFuture<'_, usize> {
+        Box::pin(async {
+            self.stopped.store(true, Ordering::SeqCst);
+            0
+        })
+    }
+}
+
+pub struct Running {
+    pub address: SocketAddr,
+    pub fake: Arc<Fake>,
+    pub http: reqwest::Client,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        reply(self.http.get(self.url(path))).await
+    }
+
+    pub async fn submit(&self, body: &serde_json::Value) -> Reply {
+        reply(self.http.post(self.url("/v1/transactions")).json(body)).await
+    }
+
+    pub async fn stop(self) -> Arc<Fake> {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+        self.fake
+    }
+}
+
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+}
+
+impl Reply {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("{self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+
+    /// Asserts status, the problem's type, and that its detail says `detail`.
+    pub fn is_problem(&self, status: u16, slug: &str, detail: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let body = self.json();
+        assert_eq!(body["type"], format!("urn:presume:problem:{slug}"));
+        assert_eq!(body["status"], status);
+        assert!(body["detail"].as_str().unwrap().contains(detail), "{body} should say {detail:?}");
+    }
+}
+
+pub async fn reply(request: reqwest::RequestBuilder) -> Reply {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Reply { status, headers, text: response.text().await.unwrap() }
+}
+
+pub async fn serve(fake: Fake) -> Running {
+    serve_with(fake, Options::default()).await
+}
+
+pub async fn serve_with(fake: Fake, options: Options) -> Running {
+    serve_ledgers(fake, options, BTreeMap::new()).await
+}
+
+pub async fn serve_ledgers(
+    fake: Fake,
+    options: Options,
+    ledgers: BTreeMap<String, Ledger>,
+) -> Running {
+    let fake = Arc::new(fake);
+    let options = Options { address: SocketAddr::from(([127, 0, 0, 1], 0)), ..options };
+    let service = Service {
+        participants: vec![ParticipantView {
+            name: crate::txn::ParticipantName::new("core").unwrap(),
+            kind: "embedded".into(),
+            identity: "0001".into(),
+        }],
+        ledgers,
+        stores: Box::new(|| {
+            vec![StoreReading {
+                store: "decision_log".into(),
+                flushes: 9,
+                writes: 81,
+                healthy: true,
+            }]
+        }),
+        ..Service::new(Arc::clone(&fake) as Arc<dyn Backend>)
+    };
+    let server = Server::bind(service, options).await.unwrap();
+    let address = server.address();
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(server.run(async {
+        let _ = stopped.await;
+    }));
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    Running { address, fake, http, stop, task }
+}

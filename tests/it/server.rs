@@ -1,0 +1,82 @@
+//! A `presume serve` process of a test's own, on a free port, killed when dropped.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a start may take before the test gives up: generous, the machine may be busy.
+const START_MAX: Duration = Duration::from_secs(60);
+
+pub struct Served {
+    child: Child,
+    pub url: String,
+}
+
+impl Served {
+    /// Starts a server on `data` with more flags, and waits until it answers.
+    pub fn start(data: &Path, flags: &[&str]) -> Self {
+        let port_file = data.join("port");
+        let _ = std::fs::remove_file(&port_file);
+        let child = command()
+            .arg("serve")
+            .args(["--address", "127.0.0.1:0", "--port-file"])
+            .arg(&port_file)
+            .arg("--data-dir")
+            .arg(data.join("data"))
+            .args(flags)
+            .current_dir(data)
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log_file(data)))
+            .spawn()
+            .unwrap();
+        let mut served = Self { child, url: String::new() };
+        let started = Instant::now();
+        loop {
+            if let Ok(port) = std::fs::read_to_string(&port_file) {
+                served.url = format!("http://127.0.0.1:{}", port.trim());
+                return served;
+            }
+            if let Some(status) = served.child.try_wait().unwrap() {
+                let log = std::fs::read_to_string(data.join("serve.log")).unwrap_or_default();
+                panic!("the server ended with {status}:\n{log}");
+            }
+            assert!(started.elapsed() < START_MAX, "the server did not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL: as a power cut, but for what the kernel has already taken.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(mut self) -> std::process::ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary under test.
+pub fn command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_presume"))
+}
+
+/// The folder of the checkout, with `models/` and `data/`.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn log_file(data: &Path) -> std::fs::File {
+    let path = data.join("serve.log");
+    std::fs::File::options().create(true).append(true).open(path).unwrap()
+}
