@@ -141,9 +141,10 @@ fn read(args: &Args, now: Timestamp) -> anyhow::Result<History> {
 }
 
 fn finish(args: &Args, report: &Report) -> anyhow::Result<()> {
-    let written = args.report.as_ref().map(|folder| {
-        report::write(folder, report).with_context(|| folder.display().to_string())
-    });
+    let written = args
+        .report
+        .as_ref()
+        .map(|folder| report::write(folder, report).with_context(|| folder.display().to_string()));
     if args.json {
         print_json(report)?;
         written.transpose()?;
@@ -243,8 +244,15 @@ fn classifier(evaluation: &Evaluation, target: &str) -> Table {
 
 fn latency(evaluation: &Evaluation) -> Table {
     let mut table = table(&[
-        "timeout", "coverage", "95 %", "false aborts", "95 %", "dead wait ms", "pinball ms",
-        "mean ms", "worst participant",
+        "timeout",
+        "coverage",
+        "95 %",
+        "false aborts",
+        "95 %",
+        "dead wait ms",
+        "pinball ms",
+        "mean ms",
+        "worst participant",
     ]);
     for (key, row) in in_order(&evaluation.targets.latency) {
         let worst = row.worst_participant.as_ref().map(|worst| {

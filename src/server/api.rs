@@ -124,13 +124,11 @@ async fn account(
     State(app): Shared,
     Path((ledger, account)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    match app.ledger(&ledger)?.balance(&account) {
-        Some(balance) => Ok(Json(json!({"id": account, "amounts": balance})).into_response()),
-        None => {
-            let detail = format!("ledger {ledger:?} has no account {account:?}");
-            Err(Problem::new(Kind::NotFound, detail))
-        }
-    }
+    let Some(balance) = app.ledger(&ledger)?.balance(&account) else {
+        let detail = format!("ledger {ledger:?} has no account {account:?}");
+        return Err(Problem::new(Kind::NotFound, detail));
+    };
+    Ok(Json(json!({"id": account, "amounts": balance})).into_response())
 }
 
 async fn verify(State(app): Shared, Path(ledger): Path<String>) -> Result<Response, Problem> {

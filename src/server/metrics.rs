@@ -171,7 +171,7 @@ impl Default for Metrics {
 }
 
 fn key<const N: usize>(name: &'static str, labels: [Label; N]) -> metrics::Key {
-    metrics::Key::from_parts(name, labels.to_vec())
+    metrics::Key::from_parts(name, Vec::from(labels))
 }
 
 fn describe(recorder: &PrometheusRecorder) {

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::coordinator::{Submission, Wait};
 use crate::txn::{
-    Currency, Customer, Kind, Location, Money, Operation, Params, ParticipantName, Payment,
-    ProtocolRequest, Timestamp, Transaction, TxnId,
+    CounterpartyId, Currency, Customer, Kind, Location, Money, Operation, Params, ParticipantName,
+    Payment, ProtocolRequest, Timestamp, Transaction, TxnId,
 };
 
 use super::fields::{Invalid, Object, Place, boolean, integer, list, number, parsed, text};
@@ -266,7 +266,7 @@ fn hash(transaction: &Transaction, timestamp: Option<Timestamp>) -> String {
         form: 1,
         kind: payment.kind,
         customer: &payment.customer,
-        counterparty: payment.counterparty.as_ref().map(|id| id.as_str()),
+        counterparty: payment.counterparty.as_ref().map(CounterpartyId::as_str),
         amount: payment.amount,
         cross_border: payment.cross_border,
         requires_consistency: payment.requires_consistency,

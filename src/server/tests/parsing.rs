@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use crate::coordinator::{Submission, Wait};
 use crate::server::json::{DEPTH_MAX, Json};
 use crate::server::request::{RequestError, Rules, parse};
-use crate::txn::TxnId;
+use crate::txn::{ParticipantName, TxnId};
 
 const RULES: Rules = Rules { operations_count_max: 16, client_time: false };
 
@@ -77,7 +77,8 @@ fn the_documented_request_is_read_in_full() {
     assert_eq!(transaction.id.as_str(), "t1");
     assert_eq!(transaction.payment.amount.minor, 12500);
     assert_eq!(transaction.payment.attempt, 1);
-    let names: Vec<_> = transaction.payment.participants.iter().map(|p| p.as_str()).collect();
+    let names: Vec<_> =
+        transaction.payment.participants.iter().map(ParticipantName::as_str).collect();
     assert_eq!(names, ["core", "rail-a"]);
     assert_eq!(submission.wait, Wait::Decision);
     assert_eq!(submission.event_time, None);
