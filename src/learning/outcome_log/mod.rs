@@ -197,7 +197,7 @@ impl OutcomeLog {
     fn next_rows(&self) -> Result<Vec<(u64, OutcomeRow)>, Error> {
         let mut rows = self.log.outcome_rows(0, self.options.rows_max)?;
         let mut days = BTreeSet::new();
-        let fits = |(_, row): &(u64, OutcomeRow)| {
+        let mut fits = |(_, row): &(u64, OutcomeRow)| {
             days.insert(files::day(row.timestamp));
             days.len() <= DAYS_MAX
         };

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::*;
 use crate::decision_log::{AnswerRecord, OutcomeLeg};
 use crate::txn::{
-    LatencyPrediction, LegVote, Mode, Outcome, Plan, Prediction, Probability, Protocol, Reason,
+    Admission, LatencyPrediction, LegVote, Mode, Outcome, Plan, Prediction, Probability, Protocol, Reason,
     ReasonCode, ServedBy, TxnId,
 };
 
@@ -94,8 +94,6 @@ fn row(n: u64, micros: i64) -> OutcomeRow {
         legs: vec![leg],
     }
 }
-
-use crate::txn::Admission;
 
 fn record_row(log: &DecisionLog, row: &OutcomeRow) {
     let answer = AnswerRecord {
@@ -256,8 +254,8 @@ fn a_range_is_due_when_full_or_old() {
     let dir = tempfile::tempdir().unwrap();
     let log = decision_log(dir.path());
     let outcomes = run(OutcomeLog::open(log.clone(), options(dir.path()))).unwrap();
-    let at = |seconds| Timestamp::from_micros(seconds * 1_000_000);
-    let due = |seconds| run(outcomes.seal_if_due(at(seconds))).unwrap().map(|sealed| sealed.range);
+    let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+    let due = |seconds: i64| run(outcomes.seal_if_due(at(seconds))).unwrap().map(|sealed| sealed.range);
     assert_eq!(due(0), None);
     record(&log, 1..=9);
     assert_eq!(due(0), None);
