@@ -38,14 +38,20 @@ fn histories_that_cannot_be_trained_on_are_refused_with_the_place() {
     check_fails(dir, &train("header.csv"), &["header.csv"]);
     write("binary.csv", &[0xff, 0xfe, 0, 1, 2, 3]);
     check_fails(dir, &train("binary.csv"), &["binary.csv"]);
-    write("kinds.csv", &sample_with(2_000, |i, l| if i > 0 { l.replace(",UPI,", ",CASH,") } else { l }));
+    write(
+        "kinds.csv",
+        &sample_with(2_000, |i, l| if i > 0 { l.replace(",UPI,", ",CASH,") } else { l }),
+    );
     check_fails(dir, &train("kinds.csv"), &["kinds.csv", "CASH", "kind"]);
     check_fails(dir, &train("missing.csv"), &["missing.csv"]);
-    write("one_class.csv", &sample_with(3_000, |i, line| {
-        let line = line.replace(",aborted,business,", ",committed,,");
-        let line = line.replace(",aborted,technical,", ",committed,,");
-        if i > 0 { line.replace(",true,2026", ",false,2026") } else { line }
-    }));
+    write(
+        "one_class.csv",
+        &sample_with(3_000, |i, line| {
+            let line = line.replace(",aborted,business,", ",committed,,");
+            let line = line.replace(",aborted,technical,", ",committed,,");
+            if i > 0 { line.replace(",true,2026", ",false,2026") } else { line }
+        }),
+    );
     let output = run(dir, &train("one_class.csv"));
     let text = String::from_utf8_lossy(&output.stderr).into_owned()
         + &String::from_utf8_lossy(&output.stdout);

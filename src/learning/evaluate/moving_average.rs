@@ -205,7 +205,9 @@ impl Attempts {
                 let customer = by_customer[self.customer[row] as usize]
                     .as_of(now, parameters.customer_half_life_s);
                 let route = route.shrunk(prior(overall), parameters.route_strength);
-                out.push(parameters.line.apply(customer.shrunk(route, parameters.customer_strength)));
+                out.push(
+                    parameters.line.apply(customer.shrunk(route, parameters.customer_strength)),
+                );
             }
         }
         out
