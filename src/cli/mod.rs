@@ -13,11 +13,14 @@ mod demo;
 mod exit;
 mod features;
 mod generate;
+mod ledger;
+mod models;
 mod node;
 mod output;
 mod progress;
 mod serve;
 mod settings;
+mod train;
 mod txn;
 
 use std::process::ExitCode;
@@ -47,10 +50,18 @@ enum Command {
     /// Submit a transaction, or show one
     #[command(subcommand)]
     Txn(txn::Command),
+    /// Open accounts, show balances, check the books
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// List the features that models see
     Features(features::Args),
     /// Generate a history of payments
     Generate(generate::Args),
+    /// Train success, fraud and latency models on a history
+    Train(train::Args),
+    /// List and show the models of a registry
+    #[command(subcommand)]
+    Models(models::Command),
     /// Show and check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -64,8 +75,11 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Txn(command) => txn::run(command),
+        Command::Ledger(command) => ledger::run(command),
         Command::Features(args) => features::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Models(command) => models::run(command),
         Command::Config(command) => config::run(command),
         Command::Bench(command) => bench::run(command),
     }

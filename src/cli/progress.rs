@@ -47,6 +47,12 @@ impl Progress {
         self.0.set_position(position);
     }
 
+    /// Moves to `position` of a `total` that was not known before.
+    pub fn set_total(&self, total: u64, position: u64) {
+        self.0.set_length(total);
+        self.0.set_position(position);
+    }
+
     /// Says what is being done now.
     pub fn message(&self, what: impl Into<Cow<'static, str>>) {
         self.0.set_message(what);

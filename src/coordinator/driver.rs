@@ -15,7 +15,7 @@ use super::answer::{Answer, SubmitError, Wait};
 use super::record::{Draft, LegTrace, explain, leg_row, timings};
 use super::{Branch, Inner};
 use crate::decision_log::{
-    AnswerRecord, Announced, DecisionRecord, Intent, OutcomeRow, RecordedBranch,
+    Announced, AnswerRecord, DecisionRecord, Intent, OutcomeRow, RecordedBranch,
 };
 use crate::features::Event;
 use crate::participants::BoxFuture;
@@ -55,8 +55,7 @@ impl Run {
     /// Runs it to its end: every branch told, or the log broken.
     pub(super) async fn carry_out(mut self) {
         let physical = self.inner.log.next_physical();
-        let timeouts: Vec<_> =
-            self.draft.plan.branches.iter().map(|b| b.prepare_timeout).collect();
+        let timeouts: Vec<_> = self.draft.plan.branches.iter().map(|b| b.prepare_timeout).collect();
         let backoff = self.inner.options.backoff();
         let mut engine = TwoPhase::new(&timeouts, backoff, physical.0);
         let mut calls: Calls = FuturesUnordered::new();
@@ -94,9 +93,7 @@ impl Run {
             self.observe(&input, elapsed);
             engine.step(elapsed, input, &mut actions);
         }
-        if let (Wait::Applied, Some(reply), Some(made)) =
-            (self.wait, self.reply.take(), outcomes)
-        {
+        if let (Wait::Applied, Some(reply), Some(made)) = (self.wait, self.reply.take(), outcomes) {
             // The client may have gone; the answer is durable for when it asks again.
             let _ = reply.send(Ok(made.answer));
         }
@@ -259,10 +256,7 @@ impl Run {
 
     fn recorded(&self, index: usize) -> RecordedBranch {
         let branch = &self.branches[index];
-        RecordedBranch {
-            participant: branch.name.clone(),
-            identity: branch.participant.identity(),
-        }
+        RecordedBranch { participant: branch.name.clone(), identity: branch.participant.identity() }
     }
 
     /// The outcome is durable: tell the feature state, the counters and the client.

@@ -121,6 +121,7 @@ impl Coordinator {
     pub fn predict(&self, submission: &Submission) -> Result<Predicted, SubmitError> {
         let mut transaction = submission.transaction.clone();
         self.inner.bind(&mut transaction)?;
+        self.inner.measure_load(&mut transaction.payment);
         let now = submission.event_time.unwrap_or_else(|| self.inner.clock.now());
         let contexts = self.inner.contexts(&transaction.payment.participants);
         let features = {
@@ -212,12 +213,10 @@ impl Inner {
                     known: known.join(", "),
                 });
             };
-            member.participant.validate(operation).map_err(|detail| {
-                SubmitError::BadOperation {
-                    participant: name.to_string(),
-                    operation: operation.operation.to_string(),
-                    detail,
-                }
+            member.participant.validate(operation).map_err(|detail| SubmitError::BadOperation {
+                participant: name.to_string(),
+                operation: operation.operation.to_string(),
+                detail,
             })?;
             match branches.iter_mut().find(|b| &b.name == name) {
                 Some(branch) => branch.operations.push(operation.clone()),
@@ -279,6 +278,14 @@ impl Inner {
         participants.iter().map(|p| gauge(p).expect("bound before")).collect()
     }
 
+    /// The load of this coordinator, unless the client was allowed to state it: transactions
+    /// without an answer as a share of their limit.
+    fn measure_load(&self, payment: &mut Payment) {
+        let running = self.in_flight.lock().expect("no panic while held").len();
+        let load = running as f64 / self.options.in_flight_max as f64;
+        payment.system_load_ratio.get_or_insert(load);
+    }
+
     fn predict(
         &self,
         features: &features::Features,
@@ -290,7 +297,7 @@ impl Inner {
 
     async fn start_one(
         self: Arc<Self>,
-        submission: Submission,
+        mut submission: Submission,
         branches: Arc<[Branch]>,
         reply: Reply,
     ) {
@@ -306,6 +313,7 @@ impl Inner {
         }
         let started = Instant::now();
         let timestamp = submission.event_time.unwrap_or_else(|| self.clock.now());
+        self.measure_load(&mut submission.transaction.payment);
         let payment = &submission.transaction.payment;
         let contexts = self.contexts(&payment.participants);
         let features = self.arrive(payment, &contexts, timestamp);

@@ -133,12 +133,8 @@ pub(super) fn branches_to_commit(
         if record.read_only.contains(&index) {
             return None;
         }
-        let gid = Gid {
-            log,
-            epoch: record.epoch,
-            physical: record.physical,
-            branch: BranchIndex(index),
-        };
+        let gid =
+            Gid { log, epoch: record.epoch, physical: record.physical, branch: BranchIndex(index) };
         Some((branch.participant.clone(), gid))
     })
 }

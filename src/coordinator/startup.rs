@@ -56,9 +56,10 @@ impl Coordinator {
         let mut surveys = Vec::new();
         for (name, participant) in &parts.participants {
             participant.claim_epoch(log.log_id(), log.epoch()).await?;
-            let prepared = participant.list_prepared().await.map_err(|detail| {
-                StartError::Survey { participant: name.clone(), detail }
-            })?;
+            let prepared = participant
+                .list_prepared()
+                .await
+                .map_err(|detail| StartError::Survey { participant: name.clone(), detail })?;
             surveys.push(Survey {
                 participant: name.clone(),
                 identity: participant.identity(),
@@ -83,9 +84,8 @@ impl Inner {
             in_flight.hold(&intent.row.txn_id, &intent.request_hash);
         }
         let foreign = steps.foreign.iter().map(|(name, gid)| format!("{name} {gid}")).collect();
-        let member = |(name, participant)| {
-            (name, Member { participant, gauge: Arc::new(Gauge::default()) })
-        };
+        let member =
+            |(name, participant)| (name, Member { participant, gauge: Arc::new(Gauge::default()) });
         let participants: BTreeMap<_, _> = parts.participants.into_iter().map(member).collect();
         Self {
             log: parts.log,
@@ -227,8 +227,7 @@ impl Inner {
             reasons.push(Reason::new(ReasonCode::TechnicalFailure, detail));
         }
         let now = self.clock.now();
-        row.total_us =
-            u64::try_from(now.since(row.timestamp).as_micros()).unwrap_or(u64::MAX);
+        row.total_us = u64::try_from(now.since(row.timestamp).as_micros()).unwrap_or(u64::MAX);
         row.reasons = reasons.iter().map(|r| r.code.to_string()).collect();
         let answer = Answer {
             id: row.txn_id.clone(),

@@ -173,10 +173,7 @@ async fn bad_requests_are_refused_before_anything_starts() {
     let world = open(data.path(), off()).await;
     let unknown = submission("t", vec![operation("nowhere", "debit", "x", 1)]);
     let error = world.coordinator.submit(unknown).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "participant \"nowhere\" is not configured; configured are a, b"
-    );
+    assert_eq!(error.to_string(), "participant \"nowhere\" is not configured; configured are a, b");
     let unknown = submission("t", vec![operation("a", "teleport", "x", 1)]);
     let error = world.coordinator.submit(unknown).await.unwrap_err();
     assert!(matches!(error, SubmitError::BadOperation { .. }), "{error}");
@@ -408,8 +405,7 @@ async fn the_in_flight_limit_refuses_and_says_the_limit() {
 async fn a_rejection_is_durable_answers_the_same_and_starts_nothing() {
     let data = tempfile::tempdir().unwrap();
     // A threshold that no probability is above: every transaction is turned away.
-    let options =
-        policy::Options { success_reject_below: 1.0, ..policy::Options::default() };
+    let options = policy::Options { success_reject_below: 1.0, ..policy::Options::default() };
     let answer = {
         let world = open(data.path(), options.clone()).await;
         fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;

@@ -393,10 +393,8 @@ fn bind(
         Target::Latency => leg_features(),
     };
     let one = |bound: &BoundFeature| {
-        let index = position(schema, &bound.name).ok_or_else(|| LoadError::UnknownFeature {
-            target,
-            feature: bound.name.clone(),
-        })?;
+        let index = position(schema, &bound.name)
+            .ok_or_else(|| LoadError::UnknownFeature { target, feature: bound.name.clone() })?;
         let found = schema[index].fingerprint(calendar);
         if found == bound.fingerprint {
             return Ok(index);

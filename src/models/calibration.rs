@@ -104,12 +104,7 @@ impl Calibration {
 }
 
 /// Gradient over curvature of the summed log loss; `None` where they are not finite.
-fn newton_step(
-    logits: &[f64],
-    labels: &[bool],
-    slope: f64,
-    intercept: f64,
-) -> Option<(f64, f64)> {
+fn newton_step(logits: &[f64], labels: &[bool], slope: f64, intercept: f64) -> Option<(f64, f64)> {
     let (mut ga, mut gb, mut haa, mut hab, mut hbb) = (0.0, 0.0, 1e-9, 0.0, 1e-9);
     for (z, label) in logits.iter().zip(labels) {
         let p = sigmoid(slope * z + intercept);

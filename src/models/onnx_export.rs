@@ -96,7 +96,11 @@ impl Graph {
         let columns = linear.basis.columns();
         let count = columns.len() as i64;
         let of = |f: fn(&super::basis::Column) -> f32| columns.iter().map(f).collect::<Vec<f32>>();
-        self.tensor("inputs", &[count], Data::I64(columns.iter().map(|c| c.input as i64).collect()));
+        self.tensor(
+            "inputs",
+            &[count],
+            Data::I64(columns.iter().map(|c| c.input as i64).collect()),
+        );
         self.tensor("low", &[1, count], Data::F32(of(|c| c.low)));
         self.tensor("high", &[1, count], Data::F32(of(|c| c.high)));
         self.tensor("missing", &[1, count], Data::F32(of(|c| c.missing)));

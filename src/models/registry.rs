@@ -182,9 +182,7 @@ impl Registry {
     pub fn load_champion(&self, name: &str, calendar: &Calendar) -> Result<Bundle, RegistryError> {
         match self.champion(name)? {
             Some(version) => self.load(name, version, calendar),
-            None => {
-                Err(RegistryError::NoChampion { dir: self.dir.clone(), name: name.to_owned() })
-            }
+            None => Err(RegistryError::NoChampion { dir: self.dir.clone(), name: name.to_owned() }),
         }
     }
 

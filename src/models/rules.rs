@@ -162,8 +162,7 @@ struct BoundRule {
 impl RulesFile {
     /// Reads a file's text.
     pub fn parse(text: &str) -> Result<Self, RulesError> {
-        toml::from_str(text)
-            .map_err(|error| RulesError::Malformed { detail: error.to_string() })
+        toml::from_str(text).map_err(|error| RulesError::Malformed { detail: error.to_string() })
     }
 
     /// The file's text.

@@ -161,7 +161,8 @@ impl Serving {
             let mut out = [f64::NAN];
             let served = self.serve(bundle, target, &features.txn, &mut out, |p| p <= 1.0);
             // Rules are checked when they are bound: their numbers are probabilities.
-            let by_rules = || rules.list(target).map_or(0.5, |list| list.probability(&features.txn));
+            let by_rules =
+                || rules.list(target).map_or(0.5, |list| list.probability(&features.txn));
             let value = if served == ServedBy::Model { out[0] } else { by_rules() };
             (Probability::new(value).expect("checked to be within 0 and 1"), served)
         };

@@ -16,13 +16,16 @@ use super::{Batch, Error, Keyspace, Options, Urgency, journal};
 
 /// How often the queue is looked at while announced writers are waited for.
 const GATHER_STEP: Duration = Duration::from_micros(50);
-/// Waiting ends when nothing came for so many flushes' time: another store's flush may lie
-/// between an announced writer and its write.
-const GATHER_IDLE_FLUSHES: u32 = 2;
-const GATHER_IDLE_MAX: Duration = Duration::from_millis(5);
-/// However busy it is, nobody waits longer than this.
-const GATHER_MAX: Duration = Duration::from_millis(25);
-/// After a wait in vain, so many flushes go without one, at most; it doubles each time.
+/// Growth is judged over so many flushes' time: another store's flush may lie between an announced
+/// writer and its write.
+const GATHER_WINDOW_FLUSHES: u32 = 3;
+const GATHER_WINDOW_MAX: Duration = Duration::from_millis(20);
+/// Waiting ends when the missing writers would take longer than this to come at the rate of the
+/// last window; nobody waits longer.
+const GATHER_MAX: Duration = Duration::from_millis(100);
+/// So many waits in a row may be in vain.
+const GATHER_VAIN_MAX: u32 = 4;
+/// After more of them, so many flushes go without one, at most; it doubles each time.
 const GATHER_SKIP_MAX: u32 = 64;
 
 pub(super) fn spawn(
@@ -50,7 +53,16 @@ pub(super) fn spawn(
     };
     std::thread::Builder::new()
         .name(format!("presume-{}", options.kind))
-        .spawn(move || writer.run())
+        .spawn(move || {
+            // Nobody may wait for a thread that is gone.
+            let shared = Arc::clone(&writer.shared);
+            let run = std::panic::AssertUnwindSafe(|| writer.run());
+            if std::panic::catch_unwind(run).is_err() {
+                shared.set_poison("the writer thread panicked");
+            }
+            let error = shared.gone();
+            fail(drain_all(&mut shared.lock()), &error);
+        })
         .map_err(|e| io(std::path::Path::new(options.kind), "start the writer thread", e))
 }
 
@@ -77,7 +89,7 @@ struct Writer {
     flush: u64,
     lazy_flush_after: Duration,
     flush_count_max: usize,
-    /// Smoothed duration of a flush.
+    /// The longest flush lately, fading.
     flush_time: Duration,
     gather: Gather,
 }
@@ -85,6 +97,7 @@ struct Writer {
 /// How well waiting for announced writers has paid lately.
 #[derive(Default)]
 struct Gather {
+    vain: u32,
     skip: u32,
     skip_next: u32,
 }
@@ -157,21 +170,22 @@ impl Writer {
             self.gather.skip -= 1;
             return state;
         }
-        let idle_max = (self.flush_time * GATHER_IDLE_FLUSHES).min(GATHER_IDLE_MAX);
+        let window = (self.flush_time * GATHER_WINDOW_FLUSHES).min(GATHER_WINDOW_MAX);
         let at_first = state.urgent;
         let started = now();
-        let mut grown = started;
+        let (mut window_started, mut window_urgent) = (started, at_first);
         while state.urgent < expected() && !state.closed {
-            let before = state.requests.len();
             drop(state);
             std::thread::sleep(GATHER_STEP);
             state = shared.lock();
-            let at = now();
-            if state.requests.len() > before {
-                grown = at;
-            }
-            if at - grown > idle_max || at - started > GATHER_MAX {
-                break;
+            let passed = elapsed(window_started);
+            if passed >= window {
+                let missing = expected().saturating_sub(state.urgent);
+                let came = state.urgent - window_urgent;
+                if came == 0 || elapsed(started) + to_come(passed, missing, came) > GATHER_MAX {
+                    break;
+                }
+                (window_started, window_urgent) = (now(), state.urgent);
             }
         }
         self.gather.note(state.urgent > at_first);
@@ -199,7 +213,7 @@ impl Writer {
                 replies.into_iter().for_each(|(reply, _)| reply.fail(error.clone()));
                 return;
             }
-            self.flush_time = (self.flush_time * 3 + (now() - started)) / 4;
+            self.flush_time = elapsed(started).max(self.flush_time * 7 / 8);
             self.shared.flushes.fetch_add(1, Ordering::Relaxed);
         }
         self.shared.writes.fetch_add(count, Ordering::Relaxed);
@@ -255,11 +269,20 @@ impl Writer {
     }
 }
 
+/// How long the missing will take, if `came` came in the time that passed.
+fn to_come(passed: Duration, missing: usize, came: usize) -> Duration {
+    let micros = passed.as_micros().saturating_mul(missing as u128) / came.max(1) as u128;
+    Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+}
+
 impl Gather {
     fn note(&mut self, paid: bool) {
         if paid {
             *self = Self::default();
-        } else {
+            return;
+        }
+        self.vain += 1;
+        if self.vain > GATHER_VAIN_MAX {
             self.skip_next = (self.skip_next * 2).clamp(1, GATHER_SKIP_MAX);
             self.skip = self.skip_next;
         }
@@ -286,6 +309,12 @@ fn drain(state: &mut State, count_max: usize) -> Vec<Request> {
         state.lazy_since = None;
     }
     requests
+}
+
+fn drain_all(state: &mut State) -> Vec<Request> {
+    state.closed = true;
+    (state.bytes, state.urgent) = (0, 0);
+    state.requests.drain(..).collect()
 }
 
 fn fail(requests: Vec<Request>, error: &Error) {

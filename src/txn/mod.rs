@@ -14,8 +14,6 @@ mod time;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use payment::text_enum;
-
 pub use history::{FailureClass, HistoryOutcome, HistoryRow, LegRow, LegVote};
 pub use ids::{
     BranchIndex, CounterpartyId, CustomerId, Epoch, Gid, IdError, LogId, OperationName,
@@ -23,6 +21,7 @@ pub use ids::{
 };
 pub use money::{Currency, Money};
 pub use outcome::{Ack, Decision, Declined, Inquiry, Outcome, Reason, ReasonCode, Vote};
+pub(crate) use payment::text_enum;
 pub use payment::{
     Customer, CustomerType, Kind, Location, Operation, Params, Payment, ProtocolRequest,
     Transaction, ValueError,

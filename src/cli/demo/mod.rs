@@ -134,8 +134,7 @@ async fn demo(args: &Args, data: &Path) -> anyhow::Result<()> {
     let mut generator = Generator::new(world, options)?;
     let config = configuration(args, data, &generator)?;
     let features = warm_up(args, &config, &mut generator)?;
-    let fittings =
-        Fittings { features: Some(features), wrap: |ledger| Arc::new(Slowed(ledger)) };
+    let fittings = Fittings { features: Some(features), wrap: |ledger| Arc::new(Slowed(ledger)) };
     let node = Node::open_with(&config, fittings).await?;
     open_accounts(&node, &generator).await?;
     let server = Server::bind(node.service(), config.server.options()).await?;
@@ -200,11 +199,8 @@ fn warm_up(args: &Args, config: &Config, generator: &mut Generator) -> anyhow::R
 
 async fn open_accounts(node: &Node, generator: &Generator) -> anyhow::Result<()> {
     let (customers, payees) = requests::accounts(generator);
-    let account = |id: String, opening_minor, overdraft| NewAccount {
-        id,
-        opening_minor,
-        overdraft,
-    };
+    let account =
+        |id: String, opening_minor, overdraft| NewAccount { id, opening_minor, overdraft };
     let mut accounts = Vec::new();
     for customer in &customers {
         let full = requests::account(customer);
@@ -317,11 +313,7 @@ async fn report(
 }
 
 /// Stops, and says whether the books balance.
-async fn finish(
-    args: &Args,
-    node: Node,
-    summary: &Arc<Mutex<Summary>>,
-) -> anyhow::Result<()> {
+async fn finish(args: &Args, node: Node, summary: &Arc<Mutex<Summary>>) -> anyhow::Result<()> {
     let left = node.coordinator.shutdown(Duration::from_secs(10)).await;
     let mut problems = 0;
     for (name, ledger) in &node.ledgers {
@@ -345,6 +337,7 @@ async fn finish(
     ensure!(left == 0, "{left} transactions were left to recovery");
     let summary = summary.lock().expect("no panic while held");
     let count = summary.errors();
-    ensure!(count == 0, "{count} payments got no answer");
+    let last = summary.last_error();
+    ensure!(count == 0, "{count} payments got no answer, the last because: {last}");
     Ok(())
 }

@@ -118,6 +118,10 @@ impl Summary {
         self.errors
     }
 
+    pub fn last_error(&self) -> &str {
+        self.last_error.as_deref().unwrap_or_default()
+    }
+
     pub fn count(&self) -> u64 {
         self.outcomes.values().sum()
     }

@@ -194,12 +194,7 @@ fn predict(model: &Logistic, rows: &[f32]) -> Vec<f64> {
     out
 }
 
-fn rule_probabilities(
-    untuned: &RulesFile,
-    target: Target,
-    list: &List,
-    rows: &[f32],
-) -> Vec<f64> {
+fn rule_probabilities(untuned: &RulesFile, target: Target, list: &List, rows: &[f32]) -> Vec<f64> {
     let mut file = untuned.clone();
     match target {
         Target::Fraud => file.fraud = list.clone(),

@@ -271,8 +271,7 @@ fn golden_vectors(
 
 /// Names and fingerprints of a model's inputs.
 fn bound(target: Target, inputs: &[usize], calendar: &features::Calendar) -> Vec<BoundFeature> {
-    let schema: &[_] =
-        if target == Target::Latency { leg_features() } else { txn_features() };
+    let schema: &[_] = if target == Target::Latency { leg_features() } else { txn_features() };
     let one = |input: &usize| BoundFeature {
         name: schema[*input].name.to_owned(),
         fingerprint: schema[*input].fingerprint(calendar),

@@ -44,10 +44,8 @@ fn a_bundle_loads_and_predicts_from_whole_schema_rows() {
     assert!((bundle.conformal_multiplier() - 3.0).abs() < 1e-12);
     let golden: BTreeMap<Target, Golden> =
         serde_json::from_slice(&std::fs::read(dir.path().join(GOLDEN)).unwrap()).unwrap();
-    for (input, expected) in golden[&Target::Success]
-        .inputs
-        .iter()
-        .zip(&golden[&Target::Success].outputs)
+    for (input, expected) in
+        golden[&Target::Success].inputs.iter().zip(&golden[&Target::Success].outputs)
     {
         let mut row = [0.0; TXN_WIDTH];
         for (place, value) in input.iter().enumerate() {

@@ -84,8 +84,7 @@ fn draft() -> Draft {
         files.insert(format!("{target}.onnx"), graph);
         files.insert(format!("{target}.json"), form);
         golden.insert(target, golden_of(model, width));
-        let schema: &[_] =
-            if target == Target::Latency { leg_features() } else { txn_features() };
+        let schema: &[_] = if target == Target::Latency { leg_features() } else { txn_features() };
         let features = schema[..width].iter().map(|feature| BoundFeature {
             name: feature.name.to_owned(),
             fingerprint: feature.fingerprint(&Calendar::default()),

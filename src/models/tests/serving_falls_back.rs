@@ -130,11 +130,7 @@ fn nonsense_from_one_target_falls_back_for_it_alone() {
         models[target as usize].1 = answer;
         bench.load(&models);
         let prediction = bench.predict();
-        let by = [
-            prediction.success_by,
-            prediction.fraud_by,
-            prediction.latency[1].served_by,
-        ];
+        let by = [prediction.success_by, prediction.fraud_by, prediction.latency[1].served_by];
         for other in Target::ALL {
             let expected = if *other == target { ServedBy::Rules } else { ServedBy::Model };
             assert_eq!(by[*other as usize], expected, "{target} {cause}: {other}");
