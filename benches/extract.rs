@@ -4,6 +4,7 @@
 //! label applied, and the heap that holds them back. The rows are noise of a plausible shape, not a
 //! simulated world; making them is not timed. `--rows N` and `--customers N` change their number.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 use std::time::{Duration, Instant};
 

@@ -147,7 +147,7 @@ impl Inner {
 
     /// Repeats a verdict until it is acknowledged; answers the detail of a heuristic end.
     async fn tell(&self, name: &ParticipantName, gid: Gid, verdict: Verdict) -> Option<String> {
-        let Some(member) = self.participants.get(name) else { return None };
+        let member = self.participants.get(name)?;
         let mut attempt = 0;
         loop {
             let ack = match verdict {

@@ -120,7 +120,7 @@ fn an_outcome_is_one_write_and_survives() {
     assert_eq!(log.flushes(), before + 1);
     drop(log);
     let (log, recovered) = open(dir.path());
-    assert_eq!(recovered.decisions, [decided.clone()]);
+    assert_eq!(recovered.decisions, std::slice::from_ref(&decided));
     assert_eq!(log.answer(&id(1)).unwrap(), Some(answer(1, "committed")));
     assert_eq!(log.answer(&id(2)).unwrap(), None);
     assert_eq!(log.decision(decided.epoch, decided.physical).unwrap(), Some(decided.clone()));

@@ -107,7 +107,7 @@ fn refuse_foreign(path: &Path) -> Result<(), Error> {
     for entry in entries {
         let name = entry.map_err(|e| io(path, "list the folder", e))?.file_name();
         if name != LOCK && name != IDENTITY_NEW {
-            let detail = format!("it holds {name:?} and no {IDENTITY}");
+            let detail = format!("it holds {} and no {IDENTITY}", name.display());
             return Err(Error::Foreign { folder: path.to_owned(), detail });
         }
     }

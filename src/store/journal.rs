@@ -48,7 +48,7 @@ pub(super) fn survey(data: &Path) -> Result<Vec<Surveyed>, Error> {
     for entry in fs::read_dir(data).map_err(|e| io(data, "list the folder", e))? {
         let file = entry.map_err(|e| io(data, "list the folder", e))?.path();
         let Some(number) = journal_number(&file) else { continue };
-        let scanned = File::open(&file).and_then(|f| scan(f));
+        let scanned = File::open(&file).and_then(scan);
         let (earlier_end, last_end) = scanned.map_err(|e| io(&file, "read", e))?;
         journals.push(Surveyed { file, number, last_end, earlier_end });
     }

@@ -154,7 +154,8 @@ fn a_snapshot_sees_what_was_queued_before_it_and_nothing_later() {
     let after = lazy("after");
     let snapshot = queue::block_on(snapshot).unwrap();
     put(&store, "urgent", "1").unwrap();
-    (before.wait().unwrap(), after.wait().unwrap());
+    before.wait().unwrap();
+    after.wait().unwrap();
     let keys: Vec<_> = snapshot.entries(A).map(|entry| entry.unwrap().0).collect();
     assert_eq!(keys, [b"before".to_vec()]);
 }

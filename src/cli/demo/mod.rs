@@ -132,7 +132,7 @@ async fn demo(args: &Args, data: &Path) -> anyhow::Result<()> {
         ..Options::default()
     };
     let mut generator = Generator::new(world, options)?;
-    let config = configuration(args, data, &generator)?;
+    let config = configuration(args, data, &generator);
     let features = warm_up(args, &config, &mut generator)?;
     let fittings = Fittings { features: Some(features), wrap: |ledger| Arc::new(Slowed(ledger)) };
     let node = Node::open_with(&config, fittings).await?;
@@ -159,7 +159,7 @@ async fn demo(args: &Args, data: &Path) -> anyhow::Result<()> {
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
     let elapsed = started.elapsed();
-    report(args, &node, &summary, elapsed).await?;
+    report(args, &node, &summary, elapsed)?;
     if !args.exit && args.transactions.is_some() {
         print(&format!("serving http://{address} until Ctrl-C\n"))?;
         tokio::signal::ctrl_c().await?;
@@ -170,7 +170,7 @@ async fn demo(args: &Args, data: &Path) -> anyhow::Result<()> {
     finish(args, node, &summary).await
 }
 
-fn configuration(args: &Args, data: &Path, generator: &Generator) -> anyhow::Result<Config> {
+fn configuration(args: &Args, data: &Path, generator: &Generator) -> Config {
     let mut config = Config::default();
     config.server.address = args.address;
     config.server.client_time = true;
@@ -183,7 +183,7 @@ fn configuration(args: &Args, data: &Path, generator: &Generator) -> anyhow::Res
         .iter()
         .map(|name| (name.to_string(), participant.clone()))
         .collect::<BTreeMap<_, _>>();
-    Ok(config)
+    config
 }
 
 fn warm_up(args: &Args, config: &Config, generator: &mut Generator) -> anyhow::Result<State> {
@@ -291,7 +291,7 @@ async fn submit(client: &reqwest::Client, url: &str, job: &Job) -> anyhow::Resul
     serde_json::from_str(&body).with_context(|| format!("unreadable answer: {body}"))
 }
 
-async fn report(
+fn report(
     args: &Args,
     node: &Node,
     summary: &Arc<Mutex<Summary>>,

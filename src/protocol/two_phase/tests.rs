@@ -161,6 +161,7 @@ enum Held {
 }
 
 /// Plays one engine against participants over a network that loses, repeats and reorders.
+#[allow(clippy::too_many_lines, reason = "one match over all that an engine can ask for")]
 fn play(branches: usize, votes: &[u8], choices: &[u16]) -> Result<(), TestCaseError> {
     let mut e = engine(branches);
     let mut held = vec![Held::Nothing; branches];
