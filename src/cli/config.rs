@@ -78,8 +78,9 @@ fn report(args: &CheckArgs, faults: &[Fault], loaded: Option<&Loaded>) -> anyhow
         if let Some(loaded) = loaded {
             print_settings(loaded)?;
         }
-        let lines: String = faults.iter().map(|fault| format!("wrong: {fault}\n")).collect();
-        print(&lines)?;
+        for fault in faults {
+            print(&format!("wrong: {fault}\n"))?;
+        }
     }
     match faults.len() {
         0 if args.json => Ok(()),

@@ -69,6 +69,8 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use anyhow::Context;
 
     use super::*;

@@ -10,6 +10,7 @@
 mod bench;
 mod config;
 mod demo;
+mod evaluate;
 mod exit;
 mod features;
 mod generate;
@@ -59,6 +60,8 @@ enum Command {
     Generate(generate::Args),
     /// Train success, fraud and latency models on a history
     Train(train::Args),
+    /// Judge a trained model on later history, beside simple baselines
+    Evaluate(evaluate::Args),
     /// List and show the models of a registry
     #[command(subcommand)]
     Models(models::Command),
@@ -79,6 +82,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Features(args) => features::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Train(args) => train::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::Models(command) => models::run(command),
         Command::Config(command) => config::run(command),
         Command::Bench(command) => bench::run(command),

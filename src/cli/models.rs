@@ -9,7 +9,7 @@ use presume::models::{Manifest, Registry};
 use serde_json::{Value, json};
 
 use super::settings::{Settings, flag};
-use super::train::metrics_table;
+use super::train::{days, metrics_table};
 use super::{print, print_json};
 
 /// List and show bundles of models.
@@ -113,7 +113,7 @@ fn list(place: &Place) -> anyhow::Result<()> {
             Ok(manifest) => table.add_row([
                 id.clone(),
                 champion.to_owned(),
-                format!("{} until {}", date(&manifest.window_from), date(&manifest.window_until)),
+                format!("{} until {}", date(manifest.window_from), date(manifest.window_until)),
                 manifest.rows.to_string(),
                 log_losses(manifest),
             ]),
@@ -125,7 +125,7 @@ fn list(place: &Place) -> anyhow::Result<()> {
     print(&format!("{table}\n"))
 }
 
-fn date(timestamp: &presume::txn::Timestamp) -> String {
+fn date(timestamp: presume::txn::Timestamp) -> String {
     timestamp.to_string().chars().take(10).collect()
 }
 
@@ -162,31 +162,35 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
             "manifest": manifest,
         }));
     }
-    let mut out = format!(
-        "{name}/{version} in {}\ntrained {} by recipe {:?}, seed {}, parent {}\n{} rows ({} \
-         rejects) from {} until {}, label delay {} s\n",
-        registry.path(name, version).display(),
-        manifest.created,
-        manifest.recipe,
-        manifest.seed,
-        manifest.parent.as_deref().unwrap_or("none"),
-        manifest.rows,
-        manifest.rejects,
-        manifest.window_from,
-        manifest.window_until,
-        manifest.label_delay_s,
-    );
+    let mut lines = vec![
+        format!("{name}/{version} in {}", registry.path(name, version).display()),
+        format!(
+            "trained {} by recipe {:?}, seed {}, parent {}",
+            manifest.created,
+            manifest.recipe,
+            manifest.seed,
+            manifest.parent.as_deref().unwrap_or("none"),
+        ),
+        format!(
+            "{} rows ({} rejects) from {} until {}, label delay {}",
+            manifest.rows,
+            manifest.rejects,
+            manifest.window_from,
+            manifest.window_until,
+            days(manifest.label_delay_s),
+        ),
+    ];
     for (target, description) in &manifest.targets {
         let features = description.features.len();
-        out += &format!("{target}: {}, {features} features\n", description.model);
+        lines.push(format!("{target}: {}, {features} features", description.model));
     }
     for (target, reason) in &manifest.not_trained {
-        out += &format!("{target}: not trained: {reason}\n");
+        lines.push(format!("{target}: not trained: {reason}"));
     }
-    out += &format!("\n{}\n\n", metrics_table(&manifest));
-    out += &match refused {
-        None => "it loads: files, fingerprints and golden vectors are in order\n".to_owned(),
-        Some(error) => format!("it is REFUSED: {error}\n"),
-    };
-    print(&out)
+    lines.push(format!("\n{}\n", metrics_table(&manifest)));
+    lines.push(match refused {
+        None => "it loads: files, fingerprints and golden vectors are in order".to_owned(),
+        Some(error) => format!("it is REFUSED: {error}"),
+    });
+    print(&(lines.join("\n") + "\n"))
 }

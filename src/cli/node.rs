@@ -11,6 +11,7 @@ use presume::configuration::{Config, Models};
 use presume::coordinator::{Clock, Coordinator, Parts, SystemClock};
 use presume::decision_log::{self, DecisionLog};
 use presume::features;
+use presume::learning::outcome_log::{self, OutcomeLog};
 use presume::models::serving::{self, Serving};
 use presume::models::{Registry, RegistryError};
 use presume::participants::Participant;
@@ -20,6 +21,8 @@ use presume::server::{Backend, ParticipantView, Service, StoreReading};
 use presume::txn::ParticipantName;
 use tokio::task::JoinHandle;
 
+/// How often it is asked whether outcomes are due to be sealed.
+const SEAL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often what is kept only for a time is cleared away.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_mins(10);
 
@@ -31,6 +34,7 @@ pub struct Node {
     pub ledgers: BTreeMap<ParticipantName, Ledger>,
     /// The durable truth.
     pub log: DecisionLog,
+    outcomes: Arc<OutcomeLog>,
     maintenance: JoinHandle<()>,
 }
 
@@ -82,8 +86,9 @@ impl Node {
         for branch in coordinator.status().foreign_branches {
             tracing::warn!(%branch, "a prepared branch of another decision log is left alone");
         }
-        let maintenance = tokio::spawn(maintain(log.clone()));
-        Ok(Self { coordinator: Arc::new(coordinator), ledgers, log, maintenance })
+        let outcomes = Arc::new(OutcomeLog::open(log.clone(), outcome_log_options(config)).await?);
+        let maintenance = tokio::spawn(maintain(log.clone(), outcomes.clone()));
+        Ok(Self { coordinator: Arc::new(coordinator), ledgers, log, outcomes, maintenance })
     }
 
     /// What the HTTP interface shows of it.
@@ -104,8 +109,9 @@ impl Node {
 
     /// Closes the stores. Call it once nothing is submitted any more: after the server has
     /// drained, or after [`Coordinator::shutdown`].
-    pub fn close(self) -> anyhow::Result<()> {
+    pub async fn close(self) -> anyhow::Result<()> {
         self.maintenance.abort();
+        while self.outcomes.seal().await.context("the last outcomes are not sealed")?.is_some() {}
         for (name, ledger) in &self.ledgers {
             ledger.close().with_context(|| format!("ledger {name} does not close"))?;
         }
@@ -173,15 +179,34 @@ fn store_readings(
     std::iter::once(first).chain(others).collect()
 }
 
-/// Removes answers whose time is over; the unresolved stay.
-async fn maintain(log: DecisionLog) {
-    let mut ticks = tokio::time::interval(MAINTENANCE_INTERVAL);
+fn outcome_log_options(config: &Config) -> outcome_log::Options {
+    outcome_log::Options {
+        rows_max: usize::try_from(config.outcome_log.seal_rows_max).unwrap_or(usize::MAX),
+        age_max: Duration::from_secs(config.outcome_log.seal_age_s_max),
+        ..outcome_log::Options::new(config.outcome_log_dir())
+    }
+}
+
+/// Seals outcomes that are due, and removes answers whose time is over; the unresolved stay.
+async fn maintain(log: DecisionLog, outcomes: Arc<OutcomeLog>) {
+    let mut seals = tokio::time::interval(SEAL_INTERVAL);
+    let mut prunes = tokio::time::interval(MAINTENANCE_INTERVAL);
     loop {
-        ticks.tick().await;
-        match log.prune_answers(SystemClock.now()).await {
-            Ok(0) => {}
-            Ok(pruned) => tracing::info!(pruned, "removed answers past their retention"),
-            Err(error) => tracing::warn!(%error, "answers past their retention stay"),
+        tokio::select! {
+            _ = seals.tick() => match outcomes.seal_if_due(SystemClock.now()).await {
+                Ok(None) => {}
+                Ok(Some(sealed)) => {
+                    let (first, last) = (sealed.range.first, sealed.range.last);
+                    tracing::info!(first, last, "sealed outcomes");
+                }
+                // The rows stay in the decision log; the next tick tries again.
+                Err(error) => tracing::warn!(%error, "outcomes are not sealed"),
+            },
+            _ = prunes.tick() => match log.prune_answers(SystemClock.now()).await {
+                Ok(0) => {}
+                Ok(pruned) => tracing::info!(pruned, "removed answers past their retention"),
+                Err(error) => tracing::warn!(%error, "answers past their retention stay"),
+            },
         }
     }
 }

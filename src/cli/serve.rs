@@ -66,7 +66,7 @@ async fn serve(args: &Args, config: &Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     announce(args, config, server.address())?;
     server.run(stop).await;
-    node.close()
+    node.close().await
 }
 
 /// Says where it listens: from now on it answers.

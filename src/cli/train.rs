@@ -146,24 +146,23 @@ struct Said<'a> {
 
 impl Said<'_> {
     fn text(&self) -> String {
-        let mut text = String::new();
-        for note in self.history.report.notes() {
-            text += &format!("note: {note}\n");
-        }
-        text += &format!(
-            "{} rows from {} until {}, label delay {}\n",
+        let notes = self.history.report.notes();
+        let mut lines: Vec<String> = notes.iter().map(|note| format!("note: {note}")).collect();
+        lines.push(format!(
+            "{} rows from {} until {}, label delay {}",
             self.manifest.rows,
             self.manifest.window_from,
             self.manifest.window_until,
             days(self.manifest.label_delay_s),
-        );
+        ));
         for (what, count) in left_out(self.left_out).into_iter().filter(|(_, count)| *count > 0) {
-            text += &format!("left out: {count} {what}\n");
+            lines.push(format!("left out: {count} {what}"));
         }
         for (target, reason) in &self.manifest.not_trained {
-            text += &format!("not trained: {target}: {reason}\n");
+            lines.push(format!("not trained: {target}: {reason}"));
         }
-        text + "\n" + &metrics_table(self.manifest) + "\n"
+        lines.push(format!("\n{}\n", metrics_table(self.manifest)));
+        lines.join("\n")
     }
 }
 
@@ -204,7 +203,8 @@ fn left_out(left_out: LeftOut) -> [(&'static str, u64); 6] {
     ]
 }
 
-fn days(seconds: u64) -> String {
+/// A length of time for people.
+pub(super) fn days(seconds: u64) -> String {
     if seconds.is_multiple_of(86_400) {
         format!("{} d", seconds / 86_400)
     } else {

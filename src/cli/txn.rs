@@ -53,7 +53,7 @@ pub struct SubmitArgs {
     /// The transaction's id, which is its idempotency key [default: made by the server]
     #[arg(long)]
     id: Option<String>,
-    /// UPI, IMPS, NEFT, RTGS, INTERNAL, LOAN_DISBURSEMENT or PORTFOLIO_UPDATE
+    /// `UPI`, `IMPS`, `NEFT`, `RTGS`, `INTERNAL`, `LOAN_DISBURSEMENT` or `PORTFOLIO_UPDATE`
     #[arg(long, default_value = "UPI")]
     kind: Kind,
     /// Who pays
@@ -174,7 +174,7 @@ fn operation(name: &str, place: &str, amount: u64) -> anyhow::Result<Value> {
 
 fn client() -> anyhow::Result<reqwest::Client> {
     // Longer than any server waits before it says where to ask later.
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(120));
+    let client = reqwest::Client::builder().timeout(Duration::from_mins(2));
     Ok(client.no_proxy().build()?)
 }
 

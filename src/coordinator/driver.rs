@@ -113,7 +113,6 @@ impl Run {
             Action::SendPrepare(index) | Action::SendOnePhase(index) => {
                 let leg = &mut self.legs[usize::from(index.0)];
                 leg.sent_at = Some(self.started.elapsed());
-                self.branches[usize::from(index.0)].gauge.sent();
                 calls.push(self.call(action, index, physical));
             }
             Action::SendCommit(index) => {
@@ -155,13 +154,13 @@ impl Run {
             let participant = &branch.participant;
             match action {
                 Action::SendPrepare(_) => {
+                    let _entered = branch.gauge.enter();
                     let vote = participant.prepare(gid, &branch.operations).await;
-                    branch.gauge.returned();
                     Input::Voted(index, vote)
                 }
                 Action::SendOnePhase(_) => {
+                    let _entered = branch.gauge.enter();
                     let vote = participant.commit_one_phase(gid, &branch.operations).await;
-                    branch.gauge.returned();
                     Input::Voted(index, vote)
                 }
                 Action::SendCommit(_) => Input::Acked(index, participant.commit(gid).await),

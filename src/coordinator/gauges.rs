@@ -1,7 +1,7 @@
 //! Live counters of each participant: what features and operators look at.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::features::LegContext;
 
@@ -13,6 +13,16 @@ const HEALTH_STEP: f64 = 0.05;
 pub(super) struct Gauge {
     in_flight: AtomicU32,
     health: Mutex<f64>,
+}
+
+/// A branch in flight.
+#[derive(Debug)]
+pub(super) struct Entered(Arc<Gauge>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Default for Gauge {
@@ -29,12 +39,10 @@ impl Gauge {
         }
     }
 
-    pub(super) fn sent(&self) {
+    /// Counts a branch as in flight until the guard is dropped, also when its call is given up.
+    pub(super) fn enter(self: &Arc<Self>) -> Entered {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn returned(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        Entered(self.clone())
     }
 
     /// Told once a branch: whether a usable vote came in time.

@@ -156,7 +156,7 @@ async fn a_decline_aborts_everywhere_and_says_who_and_why() {
 }
 
 #[tokio::test]
-async fn one_participant_alone_commits_and_read_only_branches_leave_early() {
+async fn one_participant_alone_commits_in_one_phase() {
     let data = tempfile::tempdir().unwrap();
     let world = open(data.path(), off()).await;
     fund(&world, &[("a", "alice", 1000), ("a", "carol", 0), ("b", "bob", 0)]).await;
@@ -275,6 +275,9 @@ async fn a_participant_that_never_votes_times_out_and_nothing_stays_prepared() {
     world.coordinator.shutdown(Duration::from_secs(5)).await;
     assert!(world.ledgers[&name("a")].list_prepared().await.unwrap().is_empty());
     assert_eq!(posted(&world, "a", "alice"), 1000);
+    // The call that never returned is not counted for ever.
+    let silent = &world.coordinator.inner.participants[&name("b")];
+    assert_eq!(silent.gauge.context().in_flight, 0);
 }
 
 #[tokio::test]
@@ -389,16 +392,13 @@ async fn shutdown_refuses_new_transactions_and_ends_what_runs() {
     assert!(matches!(refused, Err(SubmitError::ShuttingDown)));
 }
 
-#[tokio::test]
-async fn the_in_flight_limit_refuses_and_says_the_limit() {
-    let data = tempfile::tempdir().unwrap();
-    let world = open(data.path(), off()).await;
+#[test]
+fn limits_of_zero_are_refused_with_key_and_value() {
     let limit = Options { in_flight_max: 0, ..Options::default() };
     assert_eq!(
         limit.check(),
         Err("coordinator.in_flight_max is 0, it must be at least 1".to_owned())
     );
-    drop(world);
 }
 
 #[tokio::test]

@@ -84,11 +84,11 @@ impl Calibration {
             // A full step can overshoot where the model is far too sure: halve it until it helps.
             let mut size = 1.0;
             let mut reached = loss(slope - step.0, intercept - step.1);
-            while !(reached <= least) && size > 1e-9 {
+            while worse(reached, least) && size > 1e-9 {
                 size /= 2.0;
                 reached = loss(slope - size * step.0, intercept - size * step.1);
             }
-            if !(reached <= least) {
+            if worse(reached, least) {
                 break;
             }
             slope -= size * step.0;
@@ -119,6 +119,11 @@ fn newton_step(logits: &[f64], labels: &[bool], slope: f64, intercept: f64) -> O
     let determinant = haa * hbb - hab * hab;
     let step = ((hbb * ga - hab * gb) / determinant, (haa * gb - hab * ga) / determinant);
     (step.0.is_finite() && step.1.is_finite()).then_some(step)
+}
+
+/// Also for NaN.
+fn worse(reached: f64, least: f64) -> bool {
+    reached.is_nan() || reached > least
 }
 
 /// Log loss of a logit, exact far from 0 as well.

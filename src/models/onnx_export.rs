@@ -1,10 +1,10 @@
 //! Writing a linear model as an ONNX graph that any runtime reads.
 //!
-//! `features` f32 \[N, width\] → Gather → Max, Min (clamp to the segment) → Where IsNaN (impute) →
-//! Cast to f64 → `MatMul`, Add → sigmoid or exp → f64 \[N, 1\]. Scaling and calibration are lines,
-//! so they are folded into the weights. Arithmetic behind the clamp is f64, which keeps the graph
-//! within 1e-6 of the form that was trained; the sigmoid is spelt out because runtimes differ in
-//! offering it for f64. Trees are not written here.
+//! `features` f32 \[N, width\] → Gather → Max, Min (clamp to the segment) → Where `IsNaN` (impute)
+//! → Cast to f64 → `MatMul`, Add → sigmoid or exp → f64 \[N, 1\]. Scaling and calibration are
+//! lines, so they are folded into the weights, and so is the minus sign of a sigmoid. Arithmetic
+//! behind the clamp is f64, which keeps the graph within 1e-6 of the form that was trained; the
+//! sigmoid is spelt out because runtimes differ in offering it for f64. Trees are not written here.
 
 use prost::Message;
 use tract_onnx::pb;
@@ -91,7 +91,8 @@ struct Graph {
 }
 
 impl Graph {
-    /// Everything up to `intercept + weights · columns`; returns the name of its output.
+    /// Everything up to `intercept + weights · columns`, negated for a sigmoid; returns the name of
+    /// its output.
     fn line(&mut self, linear: &Linear<'_>) -> String {
         let columns = linear.basis.columns();
         let count = columns.len() as i64;
@@ -107,9 +108,12 @@ impl Graph {
         // (x − mean) / deviation × weight = x × (weight / deviation) − mean × (weight / deviation)
         let scaled: Vec<f64> =
             columns.iter().zip(&linear.weights).map(|(c, w)| w / c.deviation).collect();
+        // A sigmoid wants −z.
+        let sign = if linear.head == Head::Sigmoid { -1.0 } else { 1.0 };
+        let scaled: Vec<f64> = scaled.into_iter().map(|weight| sign * weight).collect();
         let shift: f64 = columns.iter().zip(&scaled).map(|(c, w)| c.mean * w).sum();
         self.tensor("weights", &[count, 1], Data::F64(scaled));
-        self.tensor("intercept", &[1, 1], Data::F64(vec![linear.intercept - shift]));
+        self.tensor("intercept", &[1, 1], Data::F64(vec![sign * linear.intercept - shift]));
 
         self.node("Gather", &[INPUT, "inputs"], "gathered", vec![int("axis", 1)]);
         self.node("Max", &["gathered", "low"], "above_low", vec![]);
@@ -123,10 +127,10 @@ impl Graph {
         "line".to_owned()
     }
 
-    fn sigmoid(&mut self, line: &str) {
+    /// 1 / (1 + exp(`negated`)).
+    fn sigmoid(&mut self, negated: &str) {
         self.tensor("one", &[1, 1], Data::F64(vec![1.0]));
-        self.node("Neg", &[line], "negated", vec![]);
-        self.node("Exp", &["negated"], "odds_against", vec![]);
+        self.node("Exp", &[negated], "odds_against", vec![]);
         self.node("Add", &["odds_against", "one"], "one_plus_odds", vec![]);
         self.node("Reciprocal", &["one_plus_odds"], OUTPUT, vec![]);
     }

@@ -81,14 +81,14 @@ pub(super) fn campaign(
             let payee = one_of(rng, payees);
             let mut plan = Plan::new(typology, law.purity, law.decline_ratio);
             for at in instants(law.rows, &law.duration_hours, start, rng) {
-                let victim = population.activity.draw(rng);
+                let victim = population.victim(at, rng);
                 plan.add(at, (victim, payee), law.amount_factor.draw(rng), rng);
             }
             plan.drafts
         }
         Typology::AccountTakeover => {
             let law = &world.fraud.account_takeover;
-            let victim = population.activity.draw(rng);
+            let victim = population.victim(start, rng);
             let mut plan = Plan::new(typology, law.purity, law.decline_ratio);
             if happens(rng, law.elsewhere_ratio) {
                 plan.place = Place::At(population.any_place(rng));
@@ -101,7 +101,7 @@ pub(super) fn campaign(
         }
         Typology::CardTesting => {
             let law = &world.fraud.card_testing;
-            let victim = population.activity.draw(rng);
+            let victim = population.victim(start, rng);
             let mut plan = Plan::new(typology, law.purity, law.decline_ratio);
             let mut instants = instants(law.rows, &law.duration_hours, start, rng);
             instants.sort_unstable();
@@ -120,7 +120,7 @@ pub(super) fn campaign(
             let members = between(rng, law.members);
             let members: Vec<usize> = (0..members).map(|_| one_of(rng, payees)).collect();
             for at in instants(law.rows, &law.duration_hours, start, rng) {
-                let victim = population.activity.draw(rng);
+                let victim = population.victim(at, rng);
                 let payee = members[one_of(rng, members.len())];
                 plan.add(at, (victim, payee), law.amount_factor.draw(rng), rng);
             }

@@ -72,7 +72,7 @@ pub(super) struct Whereabouts {
 pub(super) struct Population {
     pub customers: Vec<SimulatedCustomer>,
     pub counterparties: Vec<Counterparty>,
-    pub activity: Weighted,
+    activity: Weighted,
     popularity: Weighted,
     usual: Weighted,
     places: Weighted,
@@ -162,6 +162,12 @@ impl Population {
             }
         }
         found
+    }
+
+    /// Somebody with an account then, in whose name a campaign pays.
+    pub(super) fn victim(&self, now: i64, rng: &mut ChaCha8Rng) -> usize {
+        let mut drawn = (0..HOUR_TRIES_MAX).map(|_| self.activity.draw(rng));
+        drawn.find(|index| self.customers[*index].since.micros() <= now).unwrap_or(0)
     }
 
     /// Whom a customer pays: mostly one of their own few, sometimes anybody.

@@ -332,7 +332,7 @@ async fn finish(args: &Args, node: Node, summary: &Arc<Mutex<Summary>>) -> anyho
         }
         problems += report.problems_count;
     }
-    node.close()?;
+    node.close().await?;
     ensure!(problems == 0, "{problems} problems in the ledgers");
     ensure!(left == 0, "{left} transactions were left to recovery");
     let summary = summary.lock().expect("no panic while held");

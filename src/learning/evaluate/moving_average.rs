@@ -2,14 +2,14 @@
 //!
 //! `p = (s_c + k_c p_r) / (n_c + k_c)` with `p_r = (s_r + k_r g) / (n_r + k_r)`: the customer's
 //! decayed count of attempts `n_c` and of successes `s_c`, shrunk towards the route's rate, which
-//! is shrunk towards the overall rate `g`. A route is the recorded route, or else the set of
+//! is shrunk towards the overall rate `g`; then a logistic recalibration of `p`. A route is the recorded route, or else the set of
 //! participants, alone or together with the kind. Half-lives, strengths and that choice are tuned
-//! by log loss on the newer half of the training window. An outcome counts from the instant at
+//! by log loss on the newer half of the training window, and the recalibration is fitted there. An outcome counts from the instant at
 //! which it became known, never earlier.
 
 use std::collections::HashMap;
 
-use crate::learning::metrics::log_loss_of;
+use crate::learning::metrics::{Line, calibration_line, log_loss_of};
 use crate::txn::{HistoryRow, Timestamp};
 
 /// Half-lives tried for routes, in seconds: ten minutes (outages) to for ever.
@@ -34,7 +34,12 @@ pub(super) struct Parameters {
     pub customer_half_life_s: f64,
     /// Strength of the route's rate, in attempts.
     pub customer_strength: f64,
+    /// The recalibration.
+    pub line: Line,
 }
+
+/// No recalibration.
+const IDENTITY: Line = Line { intercept: 0.0, slope: 1.0 };
 
 impl std::fmt::Display for Parameters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -43,12 +48,13 @@ impl std::fmt::Display for Parameters {
         write!(
             f,
             "route {} the kind, half-life {}, strength {} attempts; customer half-life {}, \
-             strength {} attempts",
+             strength {} attempts; recalibrated with slope {:.2}",
             if self.by_kind { "with" } else { "without" },
             span(self.route_half_life_s),
             self.route_strength,
             span(self.customer_half_life_s),
             self.customer_strength,
+            self.line.slope,
         )
     }
 }
@@ -159,7 +165,14 @@ impl Attempts {
         if scored == 0 {
             return None;
         }
-        losses.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).map(|best| best.0)
+        let best = losses.into_iter().min_by(|a, b| a.1.total_cmp(&b.1))?.0;
+        let (p, y): (Vec<f64>, Vec<bool>) = (middle..end)
+            .zip(self.predict(best, middle))
+            .filter(|(row, _)| known_by_end[*row])
+            .filter_map(|(row, p)| Some((p, self.success[row]?)))
+            .unzip();
+        let line = calibration_line(&p, &y).filter(|line| line.slope > 0.0);
+        Some(Parameters { line: line.unwrap_or(IDENTITY), ..best })
     }
 
     /// The probability of each row from `first` on, from what was known before its submission.
@@ -192,7 +205,9 @@ impl Attempts {
                 let customer = by_customer[self.customer[row] as usize]
                     .as_of(now, parameters.customer_half_life_s);
                 let route = route.shrunk(prior(overall), parameters.route_strength);
-                out.push(customer.shrunk(route, parameters.customer_strength));
+                out.push(
+                    parameters.line.apply(customer.shrunk(route, parameters.customer_strength)),
+                );
             }
         }
         out
@@ -218,6 +233,7 @@ fn grid() -> impl Iterator<Item = Parameters> {
                             route_strength,
                             customer_half_life_s,
                             customer_strength,
+                            line: IDENTITY,
                         });
                     }
                 }

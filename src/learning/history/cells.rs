@@ -1,7 +1,6 @@
 //! One cell to one value, or a sentence that says why not.
 
-use csv::ByteRecord;
-
+use super::record::Record;
 use crate::txn::Timestamp;
 
 /// Longest part of a bad value that is shown.
@@ -18,7 +17,7 @@ pub(super) struct BadCell {
 /// One row with the positions of the columns in it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cells<'a> {
-    pub record: &'a ByteRecord,
+    pub record: &'a Record,
     pub names: &'static [&'static str],
     pub positions: &'a [Option<usize>],
 }

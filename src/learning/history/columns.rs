@@ -1,9 +1,8 @@
 //! The header: which column stands where.
 
-use csv::ByteRecord;
-
 use super::HistoryError;
 use super::cells::shown;
+use super::record::Record;
 
 /// Most columns of a file.
 const COLUMNS_MAX: usize = 4_096;
@@ -23,15 +22,11 @@ pub(super) struct Columns {
     pub count: usize,
     pub missing: Vec<&'static str>,
     pub ignored: Vec<String>,
-    header: ByteRecord,
+    header: Record,
 }
 
 impl Columns {
-    pub(super) fn new(
-        path: &str,
-        schema: Schema,
-        header: &ByteRecord,
-    ) -> Result<Self, HistoryError> {
+    pub(super) fn new(path: &str, schema: Schema, header: &Record) -> Result<Self, HistoryError> {
         let bad = |detail: String| HistoryError::Header { path: path.to_owned(), detail };
         if header.len() > COLUMNS_MAX {
             return Err(bad(format!("{} columns, at most {COLUMNS_MAX} are read", header.len())));
@@ -69,8 +64,8 @@ impl Columns {
     }
 
     /// Whether a row is the header again, as in files that were put one after another.
-    pub(super) fn is_header(&self, record: &ByteRecord) -> bool {
-        *record == self.header
+    pub(super) fn is_header(&self, record: &Record) -> bool {
+        record.iter().eq(self.header.iter())
     }
 
     pub(super) fn has(&self, index: usize) -> bool {

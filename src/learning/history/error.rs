@@ -79,7 +79,7 @@ pub enum HistoryError {
         /// Where the record begins.
         line: u64,
         /// The limit.
-        limit: u64,
+        limit: usize,
     },
     /// More rows than are read.
     #[error("{path} has more than {limit} rows; split it")]

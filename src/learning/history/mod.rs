@@ -24,10 +24,12 @@
 
 mod cells;
 mod columns;
+mod csv_source;
 mod error;
 mod legs;
 mod parquet;
 mod read;
+mod record;
 mod rejects;
 mod source;
 mod transactions;
@@ -84,7 +86,7 @@ pub const BAD_ROWS_FLOOR: u64 = 3;
 /// Rejects kept in memory; further ones are counted, and written to the rejects file.
 pub const REJECTS_KEPT_MAX: usize = 1_000;
 /// Longest record; more is an unclosed quote or no CSV at all, and stops the run.
-pub const RECORD_BYTES_MAX: u64 = 4 << 20;
+pub const RECORD_BYTES_MAX: usize = 4 << 20;
 /// Longest field; a row with a longer one is set aside.
 pub const FIELD_BYTES_MAX: usize = 64 << 10;
 /// Most rows of one file.

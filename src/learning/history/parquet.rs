@@ -1,15 +1,17 @@
 //! Parquet as records of bytes, so that both forms pass through the same checks.
 //!
-//! Read slice by slice; a file that makes the reader panic is a bad file, not the end of us.
+//! Read slice by slice; a file that makes the reader panic is a bad file, not the end of us. What
+//! cannot be caught: bits flipped *within* a page can make it ask for absurd memory, which aborts
+//! the process. So nothing that serves reads Parquet from strangers.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use csv::ByteRecord;
 use polars::prelude::{AnyValue, Column, DataFrame, ParquetReader, SerReader, TimeUnit};
 
 use super::HistoryError;
+use super::record::Record;
 use super::source::file_error;
 use super::write::instant;
 use crate::txn::Timestamp;
@@ -39,12 +41,12 @@ impl ParquetSource {
         Ok(Self { name, path, rows, next: 0, slice, slice_start: 0, header_given: false })
     }
 
-    pub(super) fn next(&mut self, record: &mut ByteRecord) -> Result<Option<u64>, HistoryError> {
+    pub(super) fn next(&mut self, record: &mut Record) -> Result<Option<u64>, HistoryError> {
         record.clear();
         if !self.header_given {
             self.header_given = true;
             for name in self.slice.get_column_names() {
-                record.push_field(name.as_str().as_bytes());
+                record.push(name.as_str().as_bytes());
             }
             return Ok(Some(0));
         }
@@ -62,7 +64,7 @@ impl ParquetSource {
         let at = self.next - self.slice_start;
         for column in self.slice.columns() {
             let text = guarded(&self.name, || text(column, at))?;
-            record.push_field(text.as_bytes());
+            record.push(text.as_bytes());
         }
         self.next += 1;
         Ok(Some(self.next as u64))

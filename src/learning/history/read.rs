@@ -3,11 +3,10 @@
 use std::collections::hash_map::Entry;
 use std::path::Path;
 
-use csv::ByteRecord;
-
 use super::cells::{BadCell, Cells, shown};
 use super::columns::{Columns, Schema};
 use super::legs::{self, Index, LegParser};
+use super::record::Record;
 use super::rejects::{Rejects, Tally};
 use super::source::Source;
 use super::transactions::{self, RowParser, at};
@@ -78,7 +77,7 @@ struct Table {
 impl Table {
     fn open(path: &Path, schema: Schema) -> Result<Self, HistoryError> {
         let mut source = Source::open(path)?;
-        let mut header = ByteRecord::new();
+        let mut header = Record::default();
         if source.next(&mut header)?.is_none() {
             let required = schema.required.join(", ");
             return Err(HistoryError::Empty { path: source.path, required });
@@ -95,7 +94,7 @@ impl Table {
         take: &mut dyn FnMut(&Cells<'_>, u64, &mut Rejects) -> Result<(), Refusal>,
     ) -> Result<Tally, HistoryError> {
         let mut tally = Tally::default();
-        let mut record = ByteRecord::new();
+        let mut record = Record::default();
         while let Some(line) = self.source.next(&mut record)? {
             tally.rows += 1;
             if tally.rows > ROWS_MAX as u64 {
@@ -113,9 +112,6 @@ impl Table {
                 Err(Refusal::Excused(cell)) => rejects.add(&self.source.path, line, cell)?,
                 Err(Refusal::Bad(cell)) => {
                     tally.rejected += 1;
-                    if let Some(id) = cells.bytes(0) {
-                        rejects.remember_id(id);
-                    }
                     rejects.add(&self.source.path, line, cell)?;
                     rejects.check_early(&self.source.path, tally)?;
                 }
@@ -135,7 +131,7 @@ impl Table {
     }
 
     /// What is wrong with a record before its cells are looked at.
-    fn misshapen(&self, record: &ByteRecord) -> Option<BadCell> {
+    fn misshapen(&self, record: &Record) -> Option<BadCell> {
         let whole = |reason: String| {
             let value = shown(record.get(0).unwrap_or_default());
             Some(BadCell { column: "", value, reason })
@@ -147,15 +143,16 @@ impl Table {
         if self.columns.is_header(record) {
             return whole("the header again".to_owned());
         }
-        if record.as_slice().len() <= FIELD_BYTES_MAX {
+        if record.total_bytes() <= FIELD_BYTES_MAX {
             return None;
         }
         let long = record.iter().position(|field| field.len() > FIELD_BYTES_MAX)?;
         let known = self.columns.positions.iter().position(|at| *at == Some(long));
-        let (field, bytes) = (long + 1, record[long].len());
+        let value = record.get(long)?;
+        let (field, bytes) = (long + 1, value.len());
         let reason = format!("field {field} has {bytes} bytes, at most {FIELD_BYTES_MAX}");
         let column = known.map_or("", |known| self.schema.columns[known]);
-        Some(BadCell { column, value: shown(&record[long]), reason })
+        Some(BadCell { column, value: shown(value), reason })
     }
 }
 
@@ -182,8 +179,12 @@ fn read_rows(
     let mut parser = RowParser::new(options.future_after, table.columns.has(at::TXN_ID));
     let mut rows: Vec<HistoryRow> = Vec::new();
     let mut index = Index::new();
-    let tally = table.each(rejects, progress, &mut |cells, line, _| {
-        let row = parser.parse(cells, line)?;
+    let tally = table.each(rejects, progress, &mut |cells, line, rejects| {
+        let row = parser.parse(cells, line).inspect_err(|_| {
+            if let Some(id) = cells.bytes(at::TXN_ID) {
+                rejects.remember_id(id);
+            }
+        })?;
         match index.entry(row.txn_id.clone()) {
             Entry::Occupied(first) => {
                 let reason = format!("duplicate of line {}", first.get().1);

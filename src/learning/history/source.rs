@@ -1,18 +1,13 @@
-//! Rows of a file as records of bytes, whatever the file's form; never more than one record and
-//! one buffer in memory.
+//! Rows of a file as records of bytes, whatever the file's form.
 
-use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
-use std::rc::Rc;
 
-use csv::ByteRecord;
-
+use super::csv_source::{CsvError, CsvSource};
 use super::parquet::ParquetSource;
+use super::record::Record;
 use super::{HistoryError, RECORD_BYTES_MAX};
-
-const BUFFER_BYTES: usize = 1 << 18;
 
 /// A file being read.
 pub(super) struct Source {
@@ -22,7 +17,7 @@ pub(super) struct Source {
 }
 
 enum Form {
-    Csv { reader: csv::Reader<Counted>, counts: Rc<Counts> },
+    Csv(Box<CsvSource>),
     Parquet(Box<ParquetSource>),
 }
 
@@ -40,45 +35,30 @@ impl Source {
         let form = if is_parquet {
             Form::Parquet(Box::new(ParquetSource::open(&name, path)?))
         } else {
-            let counts = Rc::new(Counts::default());
-            let counted = Counted { file, counts: Rc::clone(&counts) };
-            let reader = csv::ReaderBuilder::new()
-                .has_headers(false)
-                .flexible(true)
-                .buffer_capacity(BUFFER_BYTES)
-                .from_reader(counted);
-            Form::Csv { reader, counts }
+            Form::Csv(Box::new(CsvSource::new(file)))
         };
         Ok(Self { path: name, bytes_total: metadata.len(), form })
     }
 
     /// The next record, the header first, and the line on which it begins.
-    pub(super) fn next(&mut self, record: &mut ByteRecord) -> Result<Option<u64>, HistoryError> {
+    pub(super) fn next(&mut self, record: &mut Record) -> Result<Option<u64>, HistoryError> {
         match &mut self.form {
             Form::Parquet(source) => source.next(record),
-            Form::Csv { reader, counts } => {
-                counts.since_record.set(0);
-                let begins = reader.position().line();
-                match reader.read_byte_record(record) {
-                    Ok(true) => Ok(Some(record.position().map_or(begins, csv::Position::line))),
-                    Ok(false) => Ok(None),
-                    Err(_) if counts.since_record.get() > RECORD_BYTES_MAX => {
-                        Err(HistoryError::RecordTooLong {
-                            path: self.path.clone(),
-                            line: begins,
-                            limit: RECORD_BYTES_MAX,
-                        })
-                    }
-                    Err(error) => Err(file_error(&self.path, &error)),
-                }
-            }
+            Form::Csv(source) => source.next(record).map_err(|error| match error {
+                CsvError::File(error) => file_error(&self.path, &error),
+                CsvError::TooLong { line } => HistoryError::RecordTooLong {
+                    path: self.path.clone(),
+                    line,
+                    limit: RECORD_BYTES_MAX,
+                },
+            }),
         }
     }
 
     /// Bytes read so far.
     pub(super) fn bytes(&self) -> u64 {
         match &self.form {
-            Form::Csv { counts, .. } => counts.total.get(),
+            Form::Csv(source) => source.bytes,
             Form::Parquet(source) => (self.bytes_total as f64 * source.progress()) as u64,
         }
     }
@@ -86,7 +66,7 @@ impl Source {
     /// Whether the last line lacks its end; of use when all is read.
     pub(super) fn is_unfinished(&self) -> bool {
         match &self.form {
-            Form::Csv { counts, .. } => !matches!(counts.last.get(), b'\n' | b'\r'),
+            Form::Csv(source) => source.is_unfinished(),
             Form::Parquet(_) => false,
         }
     }
@@ -94,34 +74,4 @@ impl Source {
 
 pub(super) fn file_error(path: &str, detail: &dyn std::fmt::Display) -> HistoryError {
     HistoryError::File { path: path.to_owned(), detail: detail.to_string() }
-}
-
-/// What has been read of a file.
-#[derive(Debug, Default)]
-struct Counts {
-    total: Cell<u64>,
-    since_record: Cell<u64>,
-    last: Cell<u8>,
-}
-
-/// A file that counts, and fails where a single record takes too much.
-struct Counted {
-    file: File,
-    counts: Rc<Counts>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let counts = &self.counts;
-        if counts.since_record.get() > RECORD_BYTES_MAX {
-            return Err(io::Error::other("record too long"));
-        }
-        let count = self.file.read(buffer)?;
-        if let Some(last) = buffer[..count].last() {
-            counts.last.set(*last);
-        }
-        counts.since_record.set(counts.since_record.get() + count as u64);
-        counts.total.set(counts.total.get() + count as u64);
-        Ok(count)
-    }
 }

@@ -75,6 +75,13 @@ pub struct Line {
     pub slope: f64,
 }
 
+impl Line {
+    /// The probability that the line makes of another.
+    pub fn apply(self, probability: f64) -> f64 {
+        1.0 / (1.0 + (-(self.intercept + self.slope * logit(probability))).exp())
+    }
+}
+
 /// Newton steps at most; a line that exists is found in about six.
 const NEWTON_STEPS_MAX: usize = 50;
 

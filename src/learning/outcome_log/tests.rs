@@ -10,8 +10,8 @@ use serde_json::json;
 use super::*;
 use crate::decision_log::{AnswerRecord, OutcomeLeg};
 use crate::txn::{
-    Admission, LatencyPrediction, LegVote, Mode, Outcome, Plan, Prediction, Probability, Protocol, Reason,
-    ReasonCode, ServedBy, TxnId,
+    Admission, LatencyPrediction, LegVote, Mode, Outcome, Plan, Prediction, Probability, Protocol,
+    Reason, ReasonCode, ServedBy, TxnId,
 };
 
 const DAY_MICROS: i64 = 86_400_000_000;
@@ -255,7 +255,8 @@ fn a_range_is_due_when_full_or_old() {
     let log = decision_log(dir.path());
     let outcomes = run(OutcomeLog::open(log.clone(), options(dir.path()))).unwrap();
     let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
-    let due = |seconds: i64| run(outcomes.seal_if_due(at(seconds))).unwrap().map(|sealed| sealed.range);
+    let due =
+        |seconds: i64| run(outcomes.seal_if_due(at(seconds))).unwrap().map(|sealed| sealed.range);
     assert_eq!(due(0), None);
     record(&log, 1..=9);
     assert_eq!(due(0), None);

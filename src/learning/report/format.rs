@@ -37,8 +37,10 @@ pub fn maybe(value: Option<f64>, unit: Unit) -> String {
 /// An interval, its unit said once.
 pub fn interval(ci: Option<Interval>, unit: Unit) -> Option<String> {
     let [low, high] = ci?;
+    // A dash between two numbers would read as a minus where one is negative.
+    let between = if low < 0.0 { " to " } else { "–" };
     let low = number(low, unit).trim_end_matches(" %").to_owned();
-    Some(format!("{low} to {}", number(high, unit)))
+    Some(format!("{low}{between}{}", number(high, unit)))
 }
 
 /// A count with thousands separators.

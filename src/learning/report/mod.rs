@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::learning::evaluate::Evaluation;
 use crate::txn::Timestamp;
 
+pub use format::{Unit, interval, maybe, name, size};
+
 /// The page's file name.
 pub const PAGE_FILE: &str = "index.html";
 /// The data's file name.

@@ -9,7 +9,7 @@ use plotters::prelude::*;
 use crate::learning::evaluate::{Curves, LatencyRow, in_order};
 use crate::learning::metrics::Bin;
 
-const SIZE: (u32, u32) = (440, 390);
+const SIZE: (u32, u32) = (400, 370);
 const INK: RGBColor = RGBColor(60, 66, 75);
 const GRID: RGBColor = RGBColor(228, 231, 236);
 const FONT: &str = "sans-serif";
@@ -107,8 +107,8 @@ fn lines(
             .light_line_style(TRANSPARENT)
             .bold_line_style(GRID)
             .axis_style(GRID)
-            .label_style((FONT, 13).into_font().color(&INK))
-            .axis_desc_style((FONT, 14).into_font().color(&INK))
+            .label_style((FONT, 14).into_font().color(&INK))
+            .axis_desc_style((FONT, 15).into_font().color(&INK))
             .x_desc(frame.x)
             .y_desc(frame.y)
             .draw()?;
@@ -164,8 +164,8 @@ fn draw_calibration(frame: &Frame<'_>, curves: &BTreeMap<String, Curves>) -> Dra
             .light_line_style(TRANSPARENT)
             .bold_line_style(GRID)
             .axis_style(GRID)
-            .label_style((FONT, 13).into_font().color(&INK))
-            .axis_desc_style((FONT, 14).into_font().color(&INK))
+            .label_style((FONT, 14).into_font().color(&INK))
+            .axis_desc_style((FONT, 15).into_font().color(&INK))
             .x_desc(frame.x)
             .y_desc(frame.y)
             .draw()?;
@@ -245,8 +245,8 @@ fn draw_timeouts(frame: &Frame<'_>, rules: &BTreeMap<String, LatencyRow>) -> Dra
             .light_line_style(TRANSPARENT)
             .bold_line_style(GRID)
             .axis_style(GRID)
-            .label_style((FONT, 13).into_font().color(&INK))
-            .axis_desc_style((FONT, 14).into_font().color(&INK))
+            .label_style((FONT, 14).into_font().color(&INK))
+            .axis_desc_style((FONT, 15).into_font().color(&INK))
             .x_desc(frame.x)
             .y_desc(frame.y)
             .draw()?;

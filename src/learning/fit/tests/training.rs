@@ -160,7 +160,9 @@ fn a_target_that_cannot_be_trained_is_left_out_and_said() {
 #[test]
 fn a_target_that_was_not_trained_keeps_the_rules_that_it_had() {
     let mut rows = history(1_500, 7);
-    rows.iter_mut().for_each(|row| row.fraud = None);
+    for row in &mut rows {
+        row.fraud = None;
+    }
     let bundle = loaded(&trained(&rows, 20.0));
     let built_in = RulesFile::parse(BUILT_IN).unwrap();
     assert_eq!(bundle.rules().file().fraud, built_in.fraud);
