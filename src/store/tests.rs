@@ -194,6 +194,34 @@ fn a_full_queue_refuses_and_says_so() {
 }
 
 #[test]
+fn a_writer_that_panics_strands_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { lazy_flush_after: Duration::from_hours(1), ..options() };
+    let store = Store::open(dir.path(), &options).unwrap();
+    let no_such_keyspace = Keyspace::at(30);
+    let mut bad = Batch::new();
+    bad.append(no_such_keyspace, b"row".into());
+    let waiting = store.submit(Batch::new(), Urgency::Lazy).unwrap();
+    let bad = store.submit(bad, Urgency::Urgent).unwrap();
+    for write in [waiting, bad] {
+        assert!(matches!(write.wait(), Err(Error::Poisoned { .. } | Error::Closed)));
+    }
+    assert!(store.close().is_err());
+    assert!(matches!(put(&store, "k", "v"), Err(Error::Poisoned { .. })));
+}
+
+#[test]
+fn announced_writers_share_a_flush_and_an_absent_one_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let _never_writes = store.announce();
+    for n in 0..20 {
+        put(&store, &format!("{n}"), "v").unwrap();
+    }
+    assert_eq!(store.writes(), 20);
+}
+
+#[test]
 fn a_store_in_use_is_refused_by_name_of_its_folder() {
     let dir = tempfile::tempdir().unwrap();
     let _store = open(dir.path()).unwrap();
