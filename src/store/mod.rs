@@ -75,13 +75,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// Defaults: 20 ms, 65,536 batches or 64 MiB waiting, 8,192 batches a flush, 8 MiB of cache.
+    /// Defaults: 100 ms, 65,536 batches or 64 MiB waiting, 8,192 batches a flush, 8 MiB of cache.
     pub fn new(kind: &'static str, version: u32, keyspaces: &'static [&'static str]) -> Self {
         Self {
             kind,
             version,
             keyspaces,
-            lazy_flush_after: Duration::from_millis(20),
+            lazy_flush_after: Duration::from_millis(100),
             queue_count_max: 65_536,
             queue_bytes_max: 64 << 20,
             flush_count_max: 8_192,
