@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use figment::providers::{Format, Serialized, Toml};
+use figment::providers::Serialized;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::Serialize;
@@ -93,8 +93,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
 
 fn layers(sources: &Sources) -> Result<Figment, Fault> {
     let mut figment = Figment::new();
-    if let Some(path) = file(sources)? {
-        figment = figment.merge(Toml::file_exact(path));
+    if let Some(file) = file(sources)? {
+        figment = figment.merge(file);
     }
     for (name, value) in &sources.env {
         let Some(rest) = name.strip_prefix("PRESUME_") else { continue };
@@ -113,8 +113,14 @@ fn layers(sources: &Sources) -> Result<Figment, Fault> {
     Ok(figment)
 }
 
-/// The file to read, if any: named and there, or in its usual place.
-fn file(sources: &Sources) -> Result<Option<PathBuf>, Fault> {
+/// What a file says.
+struct File {
+    path: PathBuf,
+    values: Dict,
+}
+
+/// The file, if any: named and there, or in its usual place.
+fn file(sources: &Sources) -> Result<Option<File>, Fault> {
     let (path, named) = match &sources.file {
         Some(path) => (path.clone(), true),
         None => (PathBuf::from(FILE_NAME), false),
@@ -130,9 +136,26 @@ fn file(sources: &Sources) -> Result<Option<PathBuf>, Fault> {
         Ok(found) if found.len() > FILE_BYTES_MAX => {
             Err(fault(format!("has {} bytes, the limit is {FILE_BYTES_MAX}", found.len())))
         }
-        Ok(_) => Ok(Some(path)),
+        Ok(_) => {
+            let text = std::fs::read_to_string(&path);
+            let text = text.map_err(|error| fault(format!("cannot be read: {error}")))?;
+            match toml::from_str(&text) {
+                Ok(values) => Ok(Some(File { path, values })),
+                Err(error) => Err(fault(format!("is no valid TOML: {error}"))),
+            }
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(None),
         Err(error) => Err(fault(format!("cannot be read: {error}"))),
+    }
+}
+
+impl Provider for File {
+    fn metadata(&self) -> Metadata {
+        Metadata::from("TOML file", self.path.as_path())
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        Ok(Profile::Default.collect(self.values.clone()))
     }
 }
 
