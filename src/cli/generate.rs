@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
-use presume::simulation::generate::{Generator, Options};
 use presume::simulation::world::{DEFAULT_WORLD, World};
+use presume::simulation::{Generator, Options};
 use presume::simulation::{Output, Summary, files};
 use presume::txn::Timestamp;
 

@@ -11,9 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use super::draft::{Agenda, Draft, Place, What};
 use super::fraud::{self, Typology};
 use super::kinds::Kinds;
-use super::laws::{
-    MICROS_PER_DAY, MICROS_PER_SECOND, Stream, happens, normal, one_of, round_to, stream, uniform,
-};
+use super::laws::{MICROS_PER_SECOND, Stream, happens, normal, one_of, round_to, stream, uniform};
+use super::options::Options;
 use super::outcome::{self, Cause, Circumstances, Decliner, Verdict};
 use super::participants::{self, Call, ParticipantState};
 use super::population::{Counterparty, Population, SimulatedCustomer, Whereabouts};
@@ -24,49 +23,11 @@ use crate::txn::{
     Timestamp,
 };
 
-/// How much of a world is generated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// The same seed gives the same history.
-    pub seed: u64,
-    /// Rows, 1 to [`ROWS_MAX`].
-    pub rows: u64,
-    /// Over so many days, 1 to [`DAYS_MAX`].
-    pub days: u32,
-    /// Customers, 1 to [`CUSTOMERS_MAX`].
-    pub customers: u32,
-    /// When the history begins.
-    pub start: Timestamp,
-}
-
-/// Most rows of one history.
-pub const ROWS_MAX: u64 = 100_000_000;
-/// Longest history in days.
-pub const DAYS_MAX: u32 = 3_650;
-/// Most customers.
-pub const CUSTOMERS_MAX: u32 = 1_000_000;
-/// Histories begin in the years 1970 to 2200.
-const START_MICROS_MAX: i64 = 7_258_118_400 * MICROS_PER_SECOND;
 /// Share of rows that arrive by traffic, as assumed before any were seen; the rest are retries
 /// and campaigns.
 const ARRIVALS_RATIO: f64 = 0.955;
 /// Weight of that assumption in rows.
 const ARRIVALS_RATIO_ROWS: f64 = 2_000.0;
-
-impl Default for Options {
-    fn default() -> Self {
-        let start = Timestamp::from_micros(1_767_225_600 * MICROS_PER_SECOND);
-        Self { seed: 1, rows: 200_000, days: 90, customers: 5_000, start }
-    }
-}
-
-impl Options {
-    /// Start and end in microseconds.
-    pub(super) fn span(&self) -> [i64; 2] {
-        let start = self.start.micros();
-        [start, start + i64::from(self.days) * MICROS_PER_DAY]
-    }
-}
 
 /// What the world knows and no model can: the probabilities behind a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -132,7 +93,7 @@ struct Settled {
 impl Generator {
     /// Sets a world up. Errors name the option that is out of range.
     pub fn new(world: World, options: Options) -> Result<Self, WorldError> {
-        check_options(&options)?;
+        options.check()?;
         let [start, end] = options.span();
         let mut rng = stream(options.seed, Stream::Population);
         let population = Population::new(&world, &options, &mut rng)?;
@@ -479,25 +440,4 @@ fn decisive_ms(calls: &[Call]) -> f64 {
 fn rounded(amount: f64, unit: i64, [min, max]: [i64; 2]) -> i64 {
     let units = (amount / unit as f64).round().max(1.0).min(max as f64);
     (units * unit as f64).clamp(min as f64, max as f64) as i64
-}
-
-fn check_options(options: &Options) -> Result<(), WorldError> {
-    let check = |key: &str, value: u64, max: u64| {
-        if (1..=max).contains(&value) {
-            return Ok(());
-        }
-        let limit = format!("between 1 and {max}");
-        Err(WorldError::Range { key: key.to_owned(), value: value.to_string(), limit })
-    };
-    check("rows", options.rows, ROWS_MAX)?;
-    check("days", options.days.into(), DAYS_MAX.into())?;
-    check("customers", options.customers.into(), CUSTOMERS_MAX.into())?;
-    if !(0..=START_MICROS_MAX).contains(&options.start.micros()) {
-        return Err(WorldError::Range {
-            key: "start".to_owned(),
-            value: options.start.to_string(),
-            limit: "in the years 1970 to 2200".to_owned(),
-        });
-    }
-    Ok(())
 }

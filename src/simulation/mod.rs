@@ -13,6 +13,7 @@ mod draft;
 mod fraud;
 mod kinds;
 mod laws;
+mod options;
 mod outcome;
 mod participants;
 mod population;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use files::{Output, Summary};
 pub use fraud::Typology;
-pub use generate::{Generated, Generator, Options, Truth};
+pub use generate::{Generated, Generator, Truth};
+pub use options::{CUSTOMERS_MAX, DAYS_MAX, Options, ROWS_MAX};
 pub use population::{Counterparty, SimulatedCustomer};
 pub use world::{World, WorldError};

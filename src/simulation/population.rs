@@ -4,11 +4,11 @@
 
 use rand_chacha::ChaCha8Rng;
 
-use super::generate::Options;
 use super::laws::{
     MICROS_PER_DAY, MICROS_PER_HOUR, Wander, Weighted, between, exponential, happens, normal,
     one_of, round_to, uniform,
 };
+use super::options::Options;
 use super::traffic::{Local, day_of_month};
 use super::world::{World, WorldError};
 use crate::txn::{CounterpartyId, CustomerId, CustomerType, Location, Timestamp};

@@ -127,7 +127,7 @@ async fn demo(args: &Args, data: &Path) -> anyhow::Result<()> {
     let options = Options {
         seed: args.seed,
         rows,
-        days: (days.ceil() as u32).clamp(1, presume::simulation::generate::DAYS_MAX),
+        days: (days.ceil() as u32).clamp(1, presume::simulation::DAYS_MAX),
         customers: args.customers,
         ..Options::default()
     };
