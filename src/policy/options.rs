@@ -31,10 +31,11 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// The reference's thresholds, 5 s where nothing is predicted, and a 0.1 % false-abort target.
+    /// Mode observe: a team looks at what would be rejected before it rejects. The reference's
+    /// thresholds, 5 s where nothing is predicted, and a 0.1 % false-abort target.
     fn default() -> Self {
         Self {
-            mode: Mode::Enforce,
+            mode: Mode::Observe,
             fraud_reject_above: 0.85,
             success_reject_below: 0.30,
             rejected_share_max: 0.05,

@@ -57,7 +57,7 @@ fn the_rejected_share_stays_under_its_cap_when_a_model_would_turn_all_away() {
 
 #[test]
 fn a_cap_of_zero_rejects_nothing() {
-    let options = Options { rejected_share_max: 0.0, ..Options::default() };
+    let options = Options { mode: Mode::Enforce, rejected_share_max: 0.0, ..Options::default() };
     let mut policy = Policy::new(options).unwrap();
     let plan = policy.plan(&[core()], Some(&prediction(0.1, 0.99, 100.0)));
     assert_eq!(plan.admission, Admission::Admit);
@@ -82,7 +82,8 @@ fn timeouts_follow_the_prediction_within_bounds() {
 #[test]
 fn the_offset_settles_where_the_target_share_of_votes_is_late() {
     // Votes take 1 to 1000 ms, evenly; the model says 100 ms, ten times too little.
-    let options = Options { false_abort_ratio_target: 0.05, ..Options::default() };
+    let options =
+        Options { mode: Mode::Enforce, false_abort_ratio_target: 0.05, ..Options::default() };
     let mut policy = Policy::new(options).unwrap();
     let mut late = 0;
     for i in 0..40_000u64 {
