@@ -70,7 +70,7 @@ impl Node {
             .collect();
         let features = match fittings.features {
             Some(features) => features,
-            None => features::State::new(config.features.clone())?,
+            None => remembered(config, &log)?,
         };
         let parts = Parts {
             log: log.clone(),
@@ -126,6 +126,21 @@ fn open_ledgers(config: &Config) -> anyhow::Result<BTreeMap<ParticipantName, Led
         Ok((name, ledger))
     };
     config.ledger_dirs().into_iter().map(open).collect()
+}
+
+/// A feature state that has seen the newest outcomes of this coordinator.
+fn remembered(config: &Config, log: &DecisionLog) -> anyhow::Result<features::State> {
+    let rows_max = usize::try_from(config.outcome_log.warm_up_rows_max).unwrap_or(usize::MAX);
+    let recent = outcome_log::recent(&config.outcome_log_dir(), log, rows_max)?;
+    for fault in &recent.faults {
+        tracing::warn!("features are rebuilt without these outcomes: {fault}");
+    }
+    if let Some(first) = &recent.unreadable_first {
+        let rows = recent.unreadable;
+        tracing::warn!(rows, first, "features are rebuilt without unreadable outcomes");
+    }
+    tracing::info!(rows = recent.rows.len(), "features are rebuilt from the newest outcomes");
+    Ok(recent.warm_up(features::State::new(config.features.clone())?)?)
 }
 
 /// The champion, or rules where there is none that can be used: models may be missing or broken,

@@ -116,12 +116,14 @@ impl Checker<'_> {
             }
             Err(error) => self.fault("features.calendar.peak_hours", error.to_string()),
         }
-        for (key, value, max) in [
-            ("outcome_log.seal_rows_max", config.outcome_log.seal_rows_max, 10_000_000),
-            ("outcome_log.seal_age_s_max", config.outcome_log.seal_age_s_max, 31 * 86_400),
+        let outcome_log = &config.outcome_log;
+        for (key, value, min, max) in [
+            ("outcome_log.seal_rows_max", outcome_log.seal_rows_max, 1, 10_000_000),
+            ("outcome_log.seal_age_s_max", outcome_log.seal_age_s_max, 1, 31 * 86_400),
+            ("outcome_log.warm_up_rows_max", outcome_log.warm_up_rows_max, 0, 10_000_000),
         ] {
-            if !(1..=max).contains(&value) {
-                self.fault(key, format!("must be between 1 and {max}"));
+            if !(min..=max).contains(&value) {
+                self.fault(key, format!("must be between {min} and {max}"));
             }
         }
     }

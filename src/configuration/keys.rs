@@ -89,6 +89,11 @@ pub const KEYS: &[Key] = &[
         "seal_age_s_max",
         "Age of the oldest outcome, in seconds, that seals a file.",
     ),
+    key(
+        "outcome_log",
+        "warm_up_rows_max",
+        "Newest outcomes from which features are rebuilt at start; 0 starts cold.",
+    ),
 ];
 
 /// Keys of one participant.

@@ -148,11 +148,12 @@ pub struct OutcomeLog {
     pub dir: Option<PathBuf>,
     pub seal_rows_max: u64,
     pub seal_age_s_max: u64,
+    pub warm_up_rows_max: u64,
 }
 
 impl Default for OutcomeLog {
     fn default() -> Self {
-        Self { dir: None, seal_rows_max: 50_000, seal_age_s_max: 300 }
+        Self { dir: None, seal_rows_max: 50_000, seal_age_s_max: 300, warm_up_rows_max: 200_000 }
     }
 }
 

@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::answer::{Answer, SubmitError, Wait};
-use super::record::{Draft, LegTrace, explain, leg_row, timings};
+use super::record::{Draft, LegTrace, explain, timings};
 use super::{Branch, Inner};
 use crate::decision_log::{
-    Announced, AnswerRecord, DecisionRecord, Intent, OutcomeRow, RecordedBranch,
+    Announced, AnswerRecord, DecisionRecord, Intent, OutcomeLeg, OutcomeRow, RecordedBranch,
 };
 use crate::features::Event;
 use crate::participants::BoxFuture;
@@ -40,7 +40,10 @@ pub(super) struct Run {
     pub(super) started: Instant,
     pub(super) predicted: Duration,
     pub(super) reply: Option<Reply>,
+    /// To the decision log.
     pub(super) announced: Option<Announced>,
+    /// To the participants, by branch.
+    pub(super) branches_announced: Vec<Option<Announced>>,
 }
 
 /// What was made durable, waiting to be told.
@@ -113,31 +116,43 @@ impl Run {
             Action::SendPrepare(index) | Action::SendOnePhase(index) => {
                 let leg = &mut self.legs[usize::from(index.0)];
                 leg.sent_at = Some(self.started.elapsed());
-                calls.push(self.call(action, index, physical));
+                self.send(action, index, physical, calls).await;
+                drop(self.branches_announced[usize::from(index.0)].take());
             }
+            // Sent before the answer goes out, so that a client that reads after it hears of the
+            // commit sees it.
             Action::SendCommit(index) => {
-                // Polled once before the answer goes out, so that a client that reads after it
-                // hears of the commit sees it.
-                let mut call = self.call(action, index, physical);
-                match futures_util::poll!(&mut call) {
-                    std::task::Poll::Ready(input) => calls.push(Box::pin(async { input })),
-                    std::task::Poll::Pending => calls.push(call),
-                }
+                self.send(action, index, physical, calls).await;
+                drop(self.branches_announced[usize::from(index.0)].take());
             }
             Action::SendAbort(index) | Action::SendInquiry(index) => {
+                self.branches_announced[usize::from(index.0)] = None;
                 calls.push(self.call(action, index, physical));
             }
             Action::Answer(_) => self.answer(outcomes.as_mut(), prepared_at),
             Action::AnswerInDoubt => self.answer_in_doubt(),
             Action::ReportHeuristic(index) => self.report_heuristic(index, outcomes).await,
             Action::Forget => {
-                let inner = self.inner.clone();
-                // Lazy and not waited for: if it is lost, recovery repeats phase two and forgets.
-                tokio::spawn(async move {
-                    let _ = inner.log.finish(inner.log.epoch(), physical).await;
-                });
+                let log = &self.inner.log;
+                // Not waited for: if it is lost, recovery repeats phase two and forgets.
+                drop(log.finish(log.epoch(), physical));
             }
             Action::PersistDecision(_) => unreachable!("handled by the caller"),
+        }
+    }
+
+    /// Starts a call at once, not when it is next waited for.
+    async fn send(
+        &self,
+        action: Action,
+        index: BranchIndex,
+        physical: PhysicalId,
+        calls: &mut Calls,
+    ) {
+        let mut call = self.call(action, index, physical);
+        match futures_util::poll!(&mut call) {
+            std::task::Poll::Ready(input) => calls.push(Box::pin(async { input })),
+            std::task::Poll::Pending => calls.push(call),
         }
     }
 
@@ -237,15 +252,14 @@ impl Run {
         let answer = AnswerRecord {
             id: made.answer.id.clone(),
             request_hash: self.request_hash.clone(),
-            body: serde_json::to_value(&made.answer).expect("answers are plain data"),
+            body: AnswerRecord::body(&made.answer),
             at,
         };
-        let (row, log) = (made.row.clone(), self.inner.log.clone());
+        let log = &self.inner.log;
         let intent = one_phase.then_some((epoch, physical));
-        let announced = self.announced.take();
+        let write = log.record_outcome(record.as_ref(), &answer, &made.row, intent);
+        drop(self.announced.take());
         Box::pin(async move {
-            let write = log.record_outcome(record.as_ref(), &answer, &row, intent);
-            drop(announced);
             match write.await {
                 Ok(()) => Input::Persisted,
                 Err(_) => Input::PersistFailed,
@@ -309,7 +323,7 @@ impl Run {
         let record = AnswerRecord {
             id: made.answer.id.clone(),
             request_hash: self.request_hash.clone(),
-            body: serde_json::to_value(&made.answer).expect("answers are plain data"),
+            body: AnswerRecord::body(&made.answer),
             at: self.inner.clock.now(),
         };
         if let Err(error) = self.inner.log.update_answer(&record).await {
@@ -337,6 +351,9 @@ impl Run {
                     matches!(vote, Vote::Unknown(_) | Vote::No(Declined::Technical { .. }));
                 branch.gauge.observe(!failed);
                 self.inner.observe_vote(&branch.name, VoteTiming::InTime);
+                if matches!(vote, Vote::Yes) && self.branches.len() > 1 {
+                    self.branches_announced[index] = branch.participant.announce();
+                }
             }
             Input::Tick => {
                 for (index, leg) in self.legs.iter_mut().enumerate() {
@@ -373,10 +390,10 @@ impl Inner {
         let failure_class = row.failure_class.as_deref().and_then(|class| class.parse().ok());
         let payment = &draft.transaction.payment;
         let mut features = self.features.lock().expect("no panic while held");
-        for leg in row.legs.iter().filter_map(leg_row) {
+        features.apply(&Event::Finished { at, payment, outcome, failure_class });
+        for leg in row.legs.iter().filter_map(OutcomeLeg::history) {
             features.apply(&Event::Leg { at, leg: &leg });
         }
-        features.apply(&Event::Finished { at, payment, outcome, failure_class });
     }
 
     fn observe_vote(&self, participant: &crate::txn::ParticipantName, timing: VoteTiming) {

@@ -268,7 +268,7 @@ impl Inner {
         let Some(record) = self.log.answer(id).map_err(|e| unavailable(e.to_string()))? else {
             return Ok(None);
         };
-        let answer = serde_json::from_value(record.body.clone())
+        let answer = serde_json::from_str(record.body.get())
             .map_err(|e| unavailable(format!("its answer is unreadable: {e}")))?;
         Ok(Some((answer, record)))
     }
@@ -333,6 +333,7 @@ impl Inner {
                 prediction,
                 plan,
             },
+            branches_announced: branches.iter().map(|b| b.participant.announce()).collect(),
             branches,
             request_hash: submission.request_hash,
             wait: submission.wait,
@@ -396,11 +397,12 @@ impl Run {
         let record = AnswerRecord {
             id: answer.id.clone(),
             request_hash: std::mem::take(&mut self.request_hash),
-            body: serde_json::to_value(&answer).expect("answers are plain data"),
+            body: AnswerRecord::body(&answer),
             at: self.inner.clock.now(),
         };
         let write = self.inner.log.record_outcome(None, &record, &row, None);
         drop(self.announced.take());
+        self.branches_announced.clear();
         let durable = write.await;
         let result = match durable {
             Ok(()) => {

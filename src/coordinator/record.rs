@@ -8,7 +8,7 @@ use crate::decision_log::{OutcomeLeg, OutcomeRow};
 use crate::features::{Features, LegContext};
 use crate::protocol::two_phase::AbortCause;
 use crate::txn::{
-    Declined, FailureClass, LegRow, LegVote, Outcome, ParticipantName, Plan, Prediction, Reason,
+    Declined, FailureClass, LegVote, Outcome, ParticipantName, Plan, Prediction, Reason,
     ReasonCode, Timestamp, Transaction,
 };
 
@@ -111,19 +111,6 @@ pub(super) fn insights(prediction: &Prediction, plan: &Plan) -> Insights {
         latency_ms: latency.collect(),
         models,
     }
-}
-
-/// A recorded leg as the feature state hears of it; `None` if it was never asked.
-pub(super) fn leg_row(leg: &OutcomeLeg) -> Option<LegRow> {
-    Some(LegRow {
-        participant: leg.participant.clone(),
-        vote: leg.vote?,
-        prepare_ms: leg.prepare_ms?,
-        timeout_ms: Some(leg.timeout_ms),
-        late_ms: leg.late_ms,
-        in_flight: leg.in_flight,
-        health: leg.health,
-    })
 }
 
 /// Why it aborted: as a reason for the client and a class for learning.

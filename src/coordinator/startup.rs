@@ -174,7 +174,7 @@ impl Inner {
         let Ok(Some((mut answer, mut record))) = self.stored(id) else { return };
         answer.outcome = Outcome::Heuristic;
         answer.reasons.push(Reason::new(ReasonCode::HeuristicDecision, detail));
-        record.body = serde_json::to_value(&answer).expect("answers are plain data");
+        record.body = AnswerRecord::body(&answer);
         self.counters.count(Outcome::Heuristic, &answer.reasons);
         if let Err(error) = self.log.update_answer(&record).await {
             tracing::error!(txn = %id, %error, "a heuristic outcome was not recorded");
@@ -241,7 +241,7 @@ impl Inner {
         let record = AnswerRecord {
             id: row.txn_id.clone(),
             request_hash: intent.request_hash,
-            body: serde_json::to_value(&answer).expect("answers are plain data"),
+            body: AnswerRecord::body(&answer),
             at: now,
         };
         let done = Some((intent.epoch, intent.physical));

@@ -352,7 +352,7 @@ async fn recovery_commits_what_was_decided_and_aborts_the_rest() {
         let answer = AnswerRecord {
             id: TxnId::new("t900").unwrap(),
             request_hash: "h".into(),
-            body: serde_json::Value::Null,
+            body: AnswerRecord::body(&()),
             at: SystemClock.now(),
         };
         let draft = Draft {
@@ -405,7 +405,11 @@ fn limits_of_zero_are_refused_with_key_and_value() {
 async fn a_rejection_is_durable_answers_the_same_and_starts_nothing() {
     let data = tempfile::tempdir().unwrap();
     // A threshold that no probability is above: every transaction is turned away.
-    let options = policy::Options { success_reject_below: 1.0, ..policy::Options::default() };
+    let options = policy::Options {
+        mode: Mode::Enforce,
+        success_reject_below: 1.0,
+        ..policy::Options::default()
+    };
     let answer = {
         let world = open(data.path(), options.clone()).await;
         fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;
@@ -416,4 +420,78 @@ async fn a_rejection_is_durable_answers_the_same_and_starts_nothing() {
     let again = world.coordinator.submit(transfer("t1", 300)).await.unwrap();
     assert_eq!(again, answer);
     assert_eq!(posted(&world, "a", "alice"), 1000);
+}
+
+fn assert_balance(participant: &str, account: &str, at_least: i64) -> Operation {
+    Operation {
+        participant: name(participant),
+        operation: OperationName::new("assert_balance").unwrap(),
+        params: Params::from([
+            ("account".to_owned(), account.into()),
+            ("at_least".to_owned(), at_least.into()),
+        ]),
+    }
+}
+
+#[tokio::test]
+async fn a_participant_that_only_read_hears_no_decision_and_writes_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let world = open(data.path(), off()).await;
+    fund(&world, &[("a", "alice", 1000), ("a", "carol", 0), ("b", "bob", 50)]).await;
+    let [a, b] = ["a", "b"].map(|ledger| &world.ledgers[&name(ledger)]);
+    let (writes_a, writes_b) = (a.writes(), b.writes());
+    let applied = |id: &str, operations| {
+        let submission = Submission { wait: Wait::Applied, ..submission(id, operations) };
+        world.coordinator.submit(submission)
+    };
+
+    let mixed = vec![
+        operation("a", "debit", "alice", 10),
+        operation("a", "credit", "carol", 10),
+        assert_balance("b", "bob", 50),
+    ];
+    let answer = applied("mixed", mixed).await.unwrap();
+    assert_eq!(answer.outcome, Outcome::Committed);
+    assert_eq!(posted(&world, "a", "carol"), 10);
+    assert!(a.writes() > writes_a);
+    assert_eq!(b.writes(), writes_b);
+
+    let writes_a = a.writes();
+    let reads = vec![assert_balance("a", "carol", 10), assert_balance("b", "bob", 1)];
+    assert_eq!(applied("reads", reads).await.unwrap().outcome, Outcome::Committed);
+    assert_eq!((a.writes(), b.writes()), (writes_a, writes_b));
+
+    let too_much = vec![operation("a", "debit", "alice", 10), assert_balance("b", "bob", 51)];
+    let answer = applied("too-much", too_much).await.unwrap();
+    assert_eq!(answer.outcome, Outcome::Aborted);
+    assert_eq!(answer.reasons[0].code, ReasonCode::BusinessDecline);
+    assert_eq!(posted(&world, "a", "alice"), 990);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transfers_in_step_share_the_flushes_of_every_store() {
+    let data = tempfile::tempdir().unwrap();
+    let world = Arc::new(open(data.path(), off()).await);
+    fund(&world, &[("a", "alice", 1_000_000), ("b", "bob", 0)]).await;
+    let flushes = |world: &World| {
+        let ledgers: u64 = world.ledgers.values().map(Ledger::flushes).sum();
+        world.coordinator.log().flushes() + ledgers
+    };
+    let before = flushes(&world);
+    let (clients, rounds) = (64, 20);
+    let mut tasks = tokio::task::JoinSet::new();
+    for client in 0..clients {
+        let world = world.clone();
+        tasks.spawn(async move {
+            for round in 0..rounds {
+                let answer = world.coordinator.submit(transfer(&format!("{client}-{round}"), 1));
+                assert_eq!(answer.await.unwrap().outcome, Outcome::Committed);
+            }
+        });
+    }
+    tasks.join_all().await;
+    let flushes = flushes(&world) - before;
+    let transfers = clients * rounds;
+    // In step it is 21 a flush of any store; alone three flushes a transfer.
+    assert!(flushes * 4 < transfers, "{flushes} flushes for {transfers} transfers");
 }

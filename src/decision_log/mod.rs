@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 pub use crate::store::Announced;
 use crate::store::{self, Batch, Keyspace, Store, Urgency};
@@ -151,9 +152,8 @@ impl DecisionLog {
         PhysicalId(self.0.next_physical.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Tells the log that an outcome is about to be recorded, while the guard lives: transactions
-    /// in step then share flushes (see [`store`](crate::store)). Hold one per transaction in
-    /// flight, or none.
+    /// Tells the log that an outcome is about to be recorded: transactions in step then share
+    /// flushes (see [`store`](crate::store)). Drop the guard after the call that records it.
     pub fn announce(&self) -> Announced {
         self.store().announce()
     }
@@ -170,13 +170,15 @@ impl DecisionLog {
     ///
     /// After an error the outcome is in doubt until the log is opened again, except for
     /// [`store::Error::Full`] and [`store::Error::Closed`], which wrote nothing.
-    pub async fn record_outcome(
+    ///
+    /// It is queued by the call itself; the future resolves when it is durable.
+    pub fn record_outcome(
         &self,
         decision: Option<&DecisionRecord>,
         answer: &AnswerRecord,
         row: &OutcomeRow,
         intent_done: Option<(Epoch, PhysicalId)>,
-    ) -> Result<(), Error> {
+    ) -> impl Future<Output = Result<(), Error>> + use<> {
         let mut batch = Batch::new();
         if let Some(decision) = decision {
             let key = execution_key(decision.epoch, decision.physical);
@@ -187,16 +189,27 @@ impl DecisionLog {
         }
         batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
         batch.append(OUTCOMES, encode(row));
-        self.write(batch).await
+        let write = self.store().write(batch);
+        async move {
+            write.await?;
+            Ok(())
+        }
     }
 
-    /// Forgets a decision that every participant has acknowledged. Lazy: after a crash it may be
-    /// back, and is acknowledged again.
-    pub async fn finish(&self, epoch: Epoch, physical: PhysicalId) -> Result<(), Error> {
+    /// Forgets a decision that every participant has acknowledged. Lazy, queued by the call
+    /// itself: if it is lost, the decision is back after a crash and acknowledged again.
+    pub fn finish(
+        &self,
+        epoch: Epoch,
+        physical: PhysicalId,
+    ) -> impl Future<Output = Result<(), Error>> + use<> {
         let mut batch = Batch::new();
         batch.delete(DECISIONS, execution_key(epoch, physical));
-        self.store().write_lazy(batch).await?;
-        Ok(())
+        let write = self.store().write_lazy(batch);
+        async move {
+            write.await?;
+            Ok(())
+        }
     }
 
     /// Replaces an answer: one in doubt that became final, or one found to be heuristic.
@@ -231,7 +244,8 @@ impl DecisionLog {
         for entry in self.store().prefix(ANSWERS, b"") {
             let (key, value) = entry?;
             let answer: AnswerRecord = decode(self.store(), ANSWERS, &key, &value)?;
-            let in_doubt = answer.body.get("outcome").is_some_and(|o| o == "in_doubt");
+            let body: Value = decode(self.store(), ANSWERS, &key, answer.body.get().as_bytes())?;
+            let in_doubt = body.get("outcome").is_some_and(|o| o == "in_doubt");
             if answer.at >= before || in_doubt || unresolved.contains(&answer.id) {
                 continue;
             }

@@ -1,10 +1,11 @@
 //! The records of the decision log, stored as JSON so that any tool can read them.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::txn::{
-    Decision, Epoch, LegVote, Outcome, ParticipantName, PhysicalId, Plan, Prediction, Timestamp,
-    TxnId,
+    Decision, Epoch, LegRow, LegVote, Outcome, ParticipantName, PhysicalId, Plan, Prediction,
+    Timestamp, TxnId,
 };
 
 /// A branch as recorded: bound to the server's identity, not only to its configured name.
@@ -51,16 +52,23 @@ pub struct Intent {
 }
 
 /// What a client was told, and for which request.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AnswerRecord {
     /// The transaction, which is also the idempotency key.
     pub id: TxnId,
     /// Hash of the request, lower-case hex of SHA-256.
     pub request_hash: String,
     /// The answer's body, exactly as given.
-    pub body: serde_json::Value,
+    pub body: Box<RawValue>,
     /// When it was made.
     pub at: Timestamp,
+}
+
+impl AnswerRecord {
+    /// The stored form of an answer's body.
+    pub fn body(answer: &impl Serialize) -> Box<RawValue> {
+        serde_json::value::to_raw_value(answer).expect("answers are plain data")
+    }
 }
 
 /// One finished or rejected transaction, as learning will read it.
@@ -132,6 +140,21 @@ pub struct OutcomeLeg {
     pub in_flight: u32,
     /// Share of recent calls answered, 0 to 1.
     pub health: f64,
+}
+
+impl OutcomeLeg {
+    /// The leg as history, and as the feature state hears of it; `None` if it was never asked.
+    pub fn history(&self) -> Option<LegRow> {
+        Some(LegRow {
+            participant: self.participant.clone(),
+            vote: self.vote?,
+            prepare_ms: self.prepare_ms?,
+            timeout_ms: Some(self.timeout_ms),
+            late_ms: self.late_ms,
+            in_flight: self.in_flight,
+            health: self.health,
+        })
+    }
 }
 
 /// What a log held when it was opened.

@@ -8,6 +8,7 @@ pub mod ledger;
 use std::future::Future;
 use std::pin::Pin;
 
+pub use crate::store::Announced;
 pub use crate::txn::{Ack, Inquiry};
 use crate::txn::{Epoch, Gid, LogId, Operation, Vote};
 
@@ -52,6 +53,12 @@ pub trait Participant: Send + Sync {
 
     /// Fences every older epoch of `log`: their prepares are refused from now on.
     fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<(), ClaimError>>;
+
+    /// Tells it that a call for a branch is about to come, until the guard is dropped after that
+    /// call: a participant that groups its flushes waits for it.
+    fn announce(&self) -> Option<Announced> {
+        None
+    }
 
     /// Executes the operations and makes them ready to commit. `Yes` is durable.
     fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote>;

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::gather::Expected;
 use super::{Batch, Error, Options, Snapshot};
 
 /// Whether a batch starts a flush.
@@ -68,13 +69,19 @@ impl Future for Write {
     }
 }
 
-/// A caller that will write soon, while this lives.
+/// A caller that will write soon, while this lives. Drop it after the write was submitted.
 #[derive(Debug)]
-pub struct Announced(Arc<Shared>);
+pub struct Announced {
+    shared: Arc<Shared>,
+    /// The flush that was next when it was announced.
+    flush: u64,
+}
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        self.0.announced.fetch_sub(1, Ordering::Relaxed);
+        let mut state = self.shared.lock();
+        state.expected.arrive(self.flush);
+        state.wake_if_gathered(&self.shared.ready);
     }
 }
 
@@ -116,8 +123,11 @@ pub(super) struct State {
     /// When the oldest lazy batch of an otherwise empty queue came.
     pub lazy_since: Option<Instant>,
     pub closed: bool,
-    /// The writer waits on `ready`.
+    /// The writer waits on `ready` for anything to do.
     pub idle: bool,
+    /// The writer waits on `ready` for those who will write soon.
+    pub gathering: bool,
+    pub expected: Expected,
     next_ticket: u64,
 }
 
@@ -129,7 +139,6 @@ pub(super) struct Shared {
     pub durable: AtomicU64,
     pub flushes: AtomicU64,
     pub writes: AtomicU64,
-    pub announced: AtomicUsize,
     poison: OnceLock<Arc<str>>,
     count_max: usize,
     bytes_max: usize,
@@ -143,7 +152,6 @@ impl Shared {
             durable: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
             writes: AtomicU64::new(0),
-            announced: AtomicUsize::new(0),
             poison: OnceLock::new(),
             count_max: options.queue_count_max,
             bytes_max: options.queue_bytes_max,
@@ -188,19 +196,21 @@ impl Shared {
         if wakes && std::mem::take(&mut state.idle) {
             drop(state);
             self.ready.notify_one();
+        } else {
+            state.wake_if_gathered(&self.ready);
         }
         Ok(ticket)
     }
 
     pub fn announce(this: &Arc<Self>) -> Announced {
-        this.announced.fetch_add(1, Ordering::Relaxed);
-        Announced(Arc::clone(this))
+        let flush = this.lock().expected.announce();
+        Announced { shared: Arc::clone(this), flush }
     }
 
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.idle = false;
+        (state.idle, state.gathering) = (false, false);
         drop(state);
         self.ready.notify_one();
     }
@@ -225,6 +235,24 @@ impl Shared {
 }
 
 impl State {
+    /// Whether there is one writer, as far as can be seen.
+    pub fn alone(&self) -> bool {
+        self.urgent == 1 && self.missing() == 0 && self.expected.usual <= 1
+    }
+
+    /// How many are likely to write soon and have not.
+    pub fn missing(&self) -> usize {
+        self.expected.announced.max(self.expected.usual.saturating_sub(self.urgent))
+    }
+
+    /// Wakes a gathering writer that has nobody left to wait for.
+    fn wake_if_gathered(&mut self, ready: &Condvar) {
+        if self.gathering && self.missing() == 0 {
+            self.gathering = false;
+            ready.notify_one();
+        }
+    }
+
     /// Starts the clock of lazy batches; true if it was not running.
     #[allow(clippy::disallowed_methods, reason = "bounds how long a lazy batch waits")]
     fn note_lazy(&mut self) -> bool {

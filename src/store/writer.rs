@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,23 +10,10 @@ use fjall::{Database, PersistMode};
 
 use super::batch::Operation;
 use super::error::io;
+use super::gather::Gather;
 use super::queue::{Reply, Request, Shared, State};
 use super::reader::Reader;
 use super::{Batch, Error, Keyspace, Options, Urgency, journal};
-
-/// How often the queue is looked at while announced writers are waited for.
-const GATHER_STEP: Duration = Duration::from_micros(50);
-/// Growth is judged over so many flushes' time: another store's flush may lie between an announced
-/// writer and its write.
-const GATHER_WINDOW_FLUSHES: u32 = 3;
-const GATHER_WINDOW_MAX: Duration = Duration::from_millis(20);
-/// Waiting ends when the missing writers would take longer than this to come at the rate of the
-/// last window; nobody waits longer.
-const GATHER_MAX: Duration = Duration::from_millis(100);
-/// So many waits in a row may be in vain.
-const GATHER_VAIN_MAX: u32 = 4;
-/// After more of them, so many flushes go without one, at most; it doubles each time.
-const GATHER_SKIP_MAX: u32 = 64;
 
 pub(super) fn spawn(
     options: &Options,
@@ -48,7 +35,6 @@ pub(super) fn spawn(
         flush: read_number(reader, own, FLUSH_COUNT_KEY)?.unwrap_or(0),
         lazy_flush_after: options.lazy_flush_after,
         flush_count_max: options.flush_count_max,
-        flush_time: Duration::from_millis(1),
         gather: Gather::default(),
     };
     std::thread::Builder::new()
@@ -89,17 +75,7 @@ struct Writer {
     flush: u64,
     lazy_flush_after: Duration,
     flush_count_max: usize,
-    /// The longest flush lately, fading.
-    flush_time: Duration,
     gather: Gather,
-}
-
-/// How well waiting for announced writers has paid lately.
-#[derive(Default)]
-struct Gather {
-    vain: u32,
-    skip: u32,
-    skip_next: u32,
 }
 
 /// Writes of one flush; of two to the same key the later wins, because the database gives all
@@ -152,44 +128,10 @@ impl Writer {
             }
         }
         state.idle = false;
-        let mut state = self.gather(&shared, state);
+        let mut state = self.gather.wait(&shared, state);
+        let urgent = state.urgent;
+        state.expected.flush_begins(urgent);
         Some(drain(&mut state, self.flush_count_max))
-    }
-
-    /// Waits for announced writers, as long as that is likely to pay.
-    fn gather<'a>(
-        &mut self,
-        shared: &'a Shared,
-        mut state: MutexGuard<'a, State>,
-    ) -> MutexGuard<'a, State> {
-        let expected = || shared.announced.load(Ordering::Relaxed);
-        if state.urgent == 0 || state.urgent >= expected() {
-            return state;
-        }
-        if self.gather.skip > 0 {
-            self.gather.skip -= 1;
-            return state;
-        }
-        let window = (self.flush_time * GATHER_WINDOW_FLUSHES).min(GATHER_WINDOW_MAX);
-        let at_first = state.urgent;
-        let started = now();
-        let (mut window_started, mut window_urgent) = (started, at_first);
-        while state.urgent < expected() && !state.closed {
-            drop(state);
-            std::thread::sleep(GATHER_STEP);
-            state = shared.lock();
-            let passed = elapsed(window_started);
-            if passed >= window {
-                let missing = expected().saturating_sub(state.urgent);
-                let came = state.urgent - window_urgent;
-                if came == 0 || elapsed(started) + to_come(passed, missing, came) > GATHER_MAX {
-                    break;
-                }
-                (window_started, window_urgent) = (now(), state.urgent);
-            }
-        }
-        self.gather.note(state.urgent > at_first);
-        state
     }
 
     fn serve(&mut self, requests: Vec<Request>) {
@@ -213,7 +155,7 @@ impl Writer {
                 replies.into_iter().for_each(|(reply, _)| reply.fail(error.clone()));
                 return;
             }
-            self.flush_time = elapsed(started).max(self.flush_time * 7 / 8);
+            self.gather.flush_took(elapsed(started));
             self.shared.flushes.fetch_add(1, Ordering::Relaxed);
         }
         self.shared.writes.fetch_add(count, Ordering::Relaxed);
@@ -269,26 +211,6 @@ impl Writer {
     }
 }
 
-/// How long the missing will take, if `came` came in the time that passed.
-fn to_come(passed: Duration, missing: usize, came: usize) -> Duration {
-    let micros = passed.as_micros().saturating_mul(missing as u128) / came.max(1) as u128;
-    Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
-}
-
-impl Gather {
-    fn note(&mut self, paid: bool) {
-        if paid {
-            *self = Self::default();
-            return;
-        }
-        self.vain += 1;
-        if self.vain > GATHER_VAIN_MAX {
-            self.skip_next = (self.skip_next * 2).clamp(1, GATHER_SKIP_MAX);
-            self.skip = self.skip_next;
-        }
-    }
-}
-
 /// Takes requests in order, up to the limit and up to a snapshot, which must see no later ones.
 fn drain(state: &mut State, count_max: usize) -> Vec<Request> {
     let mut requests = Vec::with_capacity(state.requests.len().min(count_max));
@@ -322,10 +244,10 @@ fn fail(requests: Vec<Request>, error: &Error) {
 }
 
 #[allow(clippy::disallowed_methods, reason = "measures flushes and bounds waiting")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 
-fn elapsed(since: Instant) -> Duration {
+pub(super) fn elapsed(since: Instant) -> Duration {
     now().saturating_duration_since(since)
 }

@@ -16,6 +16,7 @@
 
 mod files;
 mod frame;
+mod history;
 mod read;
 
 #[cfg(test)]
@@ -30,6 +31,7 @@ use crate::decision_log::{self, DecisionLog, OutcomeRow, SealRange, SealedFile, 
 use crate::features;
 use crate::txn::Timestamp;
 
+pub use history::{Recent, recent};
 pub use read::{Manifest, manifest, read_all, read_file, txn_ids};
 
 /// The most days of one range, a file each: submissions may claim old dates.

@@ -99,7 +99,7 @@ fn record_row(log: &DecisionLog, row: &OutcomeRow) {
     let answer = AnswerRecord {
         id: row.txn_id.clone(),
         request_hash: "00".repeat(32),
-        body: json!({"outcome": "aborted"}),
+        body: AnswerRecord::body(&json!({"outcome": "aborted"})),
         at: row.timestamp,
     };
     run(log.record_outcome(None, &answer, row, None)).unwrap();
@@ -359,4 +359,65 @@ fn a_full_disk_keeps_the_rows_until_there_is_space() {
     assert!(grow.status().unwrap().success());
     run(OutcomeLog::open(log, small.clone())).unwrap();
     assert_eq!(txn_ids(&small.dir).unwrap().len(), 8);
+}
+
+#[test]
+fn a_state_rebuilt_from_sealed_and_unsealed_rows_gives_the_features_of_one_that_saw_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = decision_log(dir.path());
+    let outcomes = run(OutcomeLog::open(log.clone(), options(dir.path()))).unwrap();
+    record(&log, 1..=20);
+    seal_all(&outcomes);
+    record(&log, 21..=25);
+    let outcomes_dir = dir.path().join("outcomes");
+    let empty = || features::State::new(features::Options::default()).unwrap();
+
+    let recent = recent(&outcomes_dir, &log, 1_000).unwrap();
+    assert_eq!((recent.rows.len(), recent.unreadable, recent.faults.len()), (25, 0, 0));
+    let last = recent.rows[24].clone();
+    let rebuilt = recent.warm_up(empty()).unwrap();
+
+    // What the coordinator does as it goes along.
+    let mut live = empty();
+    for n in 1..=25 {
+        let row = row(n, START_MICROS + i64::try_from(n).unwrap() * DAY_MICROS / 4);
+        let payment = &last.payment;
+        live.apply(&features::Event::Arrived { at: row.timestamp, payment });
+        let at = row.timestamp.after(Duration::from_micros(row.total_us));
+        let (outcome, failure_class) = (crate::txn::HistoryOutcome::Aborted, last.failure_class);
+        live.apply(&features::Event::Finished { at, payment, outcome, failure_class });
+        let given_up = OutcomeLeg { late_ms: None, ..row.legs[0].clone() };
+        live.apply(&features::Event::Leg { at, leg: &given_up.history().unwrap() });
+        let late = row.timestamp.after(Duration::from_millis(1_200));
+        live.apply(&features::Event::Leg { at: late, leg: &row.legs[0].history().unwrap() });
+    }
+    let at = last.timestamp.after(Duration::from_hours(1));
+    let vector = |state: &features::State| {
+        let features = state.extract(&last.payment, &[features::LegContext::default()], at);
+        let bits = features.txn.iter().chain(features.legs.iter().flatten());
+        bits.map(|value| value.to_bits()).collect::<Vec<_>>()
+    };
+    assert_eq!(vector(&rebuilt), vector(&live));
+    assert_ne!(vector(&rebuilt), vector(&empty()));
+}
+
+#[test]
+fn the_newest_rows_are_taken_and_a_damaged_file_is_told_and_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = decision_log(dir.path());
+    let outcomes = run(OutcomeLog::open(log.clone(), options(dir.path()))).unwrap();
+    let outcomes_dir = dir.path().join("outcomes");
+    assert!(recent(&dir.path().join("nowhere"), &log, 10).unwrap().rows.is_empty());
+    record(&log, 1..=30);
+    seal_all(&outcomes);
+    let newest = recent(&outcomes_dir, &log, 7).unwrap();
+    let ids: Vec<_> = newest.rows.iter().map(|row| row.txn_id.as_str()).collect();
+    assert_eq!(ids, ["txn-24", "txn-25", "txn-26", "txn-27", "txn-28", "txn-29", "txn-30"]);
+    assert!(recent(&outcomes_dir, &log, 0).unwrap().rows.is_empty());
+
+    let file = manifest(&outcomes_dir).unwrap().ranges[0].files[0].clone();
+    fs::write(outcomes_dir.join(&file.path), "PAR1 no more").unwrap();
+    let rest = recent(&outcomes_dir, &log, 1_000).unwrap();
+    assert_eq!(rest.rows.len() as u64, 30 - file.rows);
+    assert!(rest.faults[0].contains(&file.path), "{:?}", rest.faults);
 }

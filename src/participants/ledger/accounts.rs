@@ -193,7 +193,7 @@ pub(super) fn load(store: &Store, options: &Options) -> Result<State, Error> {
             let detail = format!("its holds do not fit the balances: {declined:?}");
             store.record_error(PENDING, &key, detail)
         })?;
-        state.pending.insert(gid, Pending { postings, _announced: store.announce() });
+        state.pending.insert(gid, Pending { postings });
     }
     for entry in store.prefix(EPOCHS, b"") {
         let (key, value) = entry?;

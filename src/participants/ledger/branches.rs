@@ -90,12 +90,9 @@ impl Ledger {
         let mut batch = Batch::new();
         let record = PostingsRecord::new(&state.book, &work.postings, self.now());
         batch.put(PENDING, gid_key(gid), encode(&record));
-        // Announced before it is queued: the writer sees this branch as come, not as missing.
-        let announced = self.0.store.announce();
         match self.0.store.submit(batch, Urgency::Urgent) {
             Ok(write) => {
-                let pending = Pending { postings: work.postings, _announced: announced };
-                state.pending.insert(gid, pending);
+                state.pending.insert(gid, Pending { postings: work.postings });
                 Step::Once(write, Vote::Yes)
             }
             Err(error) => {

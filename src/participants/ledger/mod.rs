@@ -158,8 +158,6 @@ struct State {
 
 struct Pending {
     postings: Vec<Posting>,
-    /// A commit will come, and after it most likely another prepare.
-    _announced: Announced,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,6 +221,10 @@ impl Participant for Ledger {
 
     fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<(), ClaimError>> {
         Box::pin(self.claim(log, epoch))
+    }
+
+    fn announce(&self) -> Option<Announced> {
+        Some(self.0.store.announce())
     }
 
     fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {
