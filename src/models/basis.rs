@@ -34,9 +34,14 @@ impl Column {
         if x.is_nan() { self.missing } else { x.max(self.low).min(self.high) }
     }
 
+    /// The value of a row, clamped, or what stands for a missing one.
+    pub fn clamped(&self, row: &[f32]) -> f32 {
+        self.clamp(row[self.input])
+    }
+
     /// The standardised value of a row.
     pub fn value(&self, row: &[f32]) -> f64 {
-        (f64::from(self.clamp(row[self.input])) - self.mean) / self.deviation
+        (f64::from(self.clamped(row)) - self.mean) / self.deviation
     }
 }
 

@@ -3,10 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | `manifest.toml` | [`Manifest`]: the format's specification |
-//! | `<target>.onnx` | the graph that is served, preprocessing and calibration included |
-//! | `<target>.json` | the form that was trained, for the curious; not needed to serve |
+//! | `<target>.onnx` | the model as a graph, preprocessing and calibration included |
+//! | `<target>.json` | the form that linfa trained, where it did; it serves if it is there |
 //! | `rules.toml` | the tuned rules, which serve when a model cannot |
 //! | `golden.json` | inputs, some missing, and the outputs that the trained form gave |
+//!
+//! Graph and trained form must both reproduce the golden vectors. The trained form then serves,
+//! because it is an order of magnitude faster; a bundle without one is served by its graph.
 //!
 //! A bundle is loaded whole or refused with its own message. Swapping is `serving`'s business.
 
@@ -20,8 +23,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::conformal::Conformal;
+use super::linear::Folded;
+use super::logistic::Logistic;
 use super::manifest::{BoundFeature, FORMAT, FileEntry, Manifest};
 use super::onnx::{MODEL_BYTES_MAX, Onnx, OnnxError};
+use super::ridge::Ridge;
 use super::rules::{Rules, RulesError, RulesFile, position};
 use super::{PredictError, Predictor, Target};
 use crate::features::{Calendar, LEG_WIDTH, TXN_WIDTH, leg_features, txn_features};
@@ -131,6 +137,14 @@ pub enum LoadError {
         /// What is wrong.
         error: OnnxError,
     },
+    /// The trained form cannot be used.
+    #[error("{target}.json: {detail}")]
+    Form {
+        /// Whose form.
+        target: Target,
+        /// What is wrong.
+        detail: String,
+    },
     /// The tuned rules cannot be used.
     #[error("{RULES}: {0}")]
     Rules(#[from] RulesError),
@@ -140,16 +154,16 @@ pub enum LoadError {
         /// What is wrong.
         detail: String,
     },
-    /// The graph does not give what the trained form gave.
+    /// Graph or form do not give what the model gave when it was trained.
     #[error("{target}: golden vector {row} gives {found}, the trained model gave {expected}")]
     Golden {
         /// Whose graph.
         target: Target,
         /// Which vector, from 0.
         row: usize,
-        /// What the trained form gave.
+        /// What the model gave when it was trained.
         expected: f64,
-        /// What the graph gives.
+        /// What it gives now.
         found: f64,
     },
 }
@@ -174,9 +188,9 @@ pub struct Draft {
 
 /// A model bound to the feature schema.
 pub struct BoundModel {
-    /// The graph.
+    /// The trained form, or the graph.
     pub predictor: Box<dyn Predictor>,
-    /// Where its inputs stand in the schema, in the graph's order.
+    /// Where its inputs stand in the schema, in its order.
     pub inputs: Vec<usize>,
 }
 
@@ -207,6 +221,15 @@ impl Draft {
 impl Bundle {
     /// Loads a folder, or says why not.
     pub fn load(dir: &Path, calendar: &Calendar) -> Result<Self, LoadError> {
+        Self::load_form(dir, calendar, true)
+    }
+
+    /// The same, served by the graphs even where there are trained forms: to compare the two.
+    pub fn load_graphs(dir: &Path, calendar: &Calendar) -> Result<Self, LoadError> {
+        Self::load_form(dir, calendar, false)
+    }
+
+    fn load_form(dir: &Path, calendar: &Calendar, trained: bool) -> Result<Self, LoadError> {
         let manifest = read_manifest(dir)?;
         let mut files = BTreeMap::new();
         for (name, entry) in &manifest.files {
@@ -231,7 +254,15 @@ impl Bundle {
                 detail: format!("it has no vectors for {target}"),
             })?;
             check_golden(*target, &graph, vectors)?;
-            models.insert(*target, BoundModel { predictor: Box::new(graph), inputs });
+            let form = files.get(&format!("{target}.json")).map(|file| read_form(*target, file));
+            let predictor: Box<dyn Predictor> = match form.transpose()? {
+                Some(form) => {
+                    check_golden(*target, &form, vectors)?;
+                    if trained { Box::new(form) } else { Box::new(graph) }
+                }
+                None => Box::new(graph),
+            };
+            models.insert(*target, BoundModel { predictor, inputs });
         }
         Ok(Self::assemble(manifest, rules, models))
     }
@@ -405,8 +436,22 @@ fn bind(
     features.iter().map(one).collect()
 }
 
-fn check_golden(target: Target, graph: &Onnx, golden: &Golden) -> Result<(), LoadError> {
-    let width = graph.width();
+fn read_form(target: Target, file: &[u8]) -> Result<Folded, LoadError> {
+    let refused = |detail: String| LoadError::Form { target, detail };
+    let malformed = |error: serde_json::Error| refused(error.to_string());
+    let folded = match target {
+        Target::Success | Target::Fraud => {
+            serde_json::from_slice::<Logistic>(file).map_err(malformed)?.linear().fold()
+        }
+        Target::Latency => {
+            serde_json::from_slice::<Ridge>(file).map_err(malformed)?.linear().fold()
+        }
+    };
+    folded.map_err(refused)
+}
+
+fn check_golden(target: Target, model: &dyn Predictor, golden: &Golden) -> Result<(), LoadError> {
+    let width = model.width();
     let malformed = |detail: String| LoadError::GoldenMalformed { detail };
     if golden.inputs.is_empty() || golden.inputs.len() != golden.outputs.len() {
         let (inputs, outputs) = (golden.inputs.len(), golden.outputs.len());
@@ -419,7 +464,7 @@ fn check_golden(target: Target, graph: &Onnx, golden: &Golden) -> Result<(), Loa
         }
         let values: Vec<f32> = input.iter().map(|x| x.unwrap_or(f32::NAN)).collect();
         let mut out = [f64::NAN];
-        graph.predict(&values, &mut out).map_err(|error| malformed(error.to_string()))?;
+        model.predict(&values, &mut out).map_err(|error| malformed(error.to_string()))?;
         let within = (out[0] - expected).abs() <= GOLDEN_TOLERANCE * expected.abs().max(1.0);
         if !within {
             return Err(LoadError::Golden { target, row, expected: *expected, found: out[0] });

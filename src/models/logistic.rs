@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::basis::Basis;
 use super::calibration::Calibration;
-use super::onnx_export::{Head, Linear};
+use super::linear::{Head, Linear};
 use super::{PredictError, Predictor, check_shape};
 
 /// L-BFGS steps at most; standardised columns need some dozens.

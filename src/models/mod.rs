@@ -12,6 +12,7 @@ pub mod basis;
 pub mod bundle;
 pub mod calibration;
 pub mod conformal;
+pub mod linear;
 pub mod logistic;
 pub mod manifest;
 pub mod onnx;

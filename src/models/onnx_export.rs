@@ -9,7 +9,7 @@
 use prost::Message;
 use tract_onnx::pb;
 
-use super::basis::Basis;
+use super::linear::{Folded, Head, Linear};
 
 /// The ONNX operator set; old enough for every runtime in use.
 const OPSET: i64 = 13;
@@ -23,32 +23,10 @@ pub const INPUT: &str = "features";
 /// Name of the graph's output.
 pub const OUTPUT: &str = "prediction";
 
-/// What follows the line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
-    /// 1 / (1 + exp(−z)): a probability.
-    Sigmoid,
-    /// exp(z): a median of something whose log is linear.
-    Exp,
-}
-
-/// A linear model over a basis.
-#[derive(Debug, Clone)]
-pub struct Linear<'a> {
-    /// The columns.
-    pub basis: &'a Basis,
-    /// One weight a standardised column.
-    pub weights: Vec<f64>,
-    /// Added to the weighted columns.
-    pub intercept: f64,
-    /// What follows.
-    pub head: Head,
-}
-
-/// The graph, encoded.
-pub fn encode(linear: &Linear<'_>) -> Vec<u8> {
+/// The graph, encoded; `Err` is one sentence.
+pub fn encode(linear: &Linear<'_>) -> Result<Vec<u8>, String> {
     let mut graph = Graph::default();
-    let line = graph.line(linear);
+    let line = graph.line(linear, &linear.fold()?);
     match linear.head {
         Head::Sigmoid => graph.sigmoid(&line),
         Head::Exp => graph.node("Exp", &[&line], OUTPUT, vec![]),
@@ -81,7 +59,7 @@ pub fn encode(linear: &Linear<'_>) -> Vec<u8> {
         }),
         ..Default::default()
     };
-    model.encode_to_vec()
+    Ok(model.encode_to_vec())
 }
 
 #[derive(Default)]
@@ -93,7 +71,7 @@ struct Graph {
 impl Graph {
     /// Everything up to `intercept + weights · columns`, negated for a sigmoid; returns the name of
     /// its output.
-    fn line(&mut self, linear: &Linear<'_>) -> String {
+    fn line(&mut self, linear: &Linear<'_>, folded: &Folded) -> String {
         let columns = linear.basis.columns();
         let count = columns.len() as i64;
         let of = |f: fn(&super::basis::Column) -> f32| columns.iter().map(f).collect::<Vec<f32>>();
@@ -105,15 +83,11 @@ impl Graph {
         self.tensor("low", &[1, count], Data::F32(of(|c| c.low)));
         self.tensor("high", &[1, count], Data::F32(of(|c| c.high)));
         self.tensor("missing", &[1, count], Data::F32(of(|c| c.missing)));
-        // (x − mean) / deviation × weight = x × (weight / deviation) − mean × (weight / deviation)
-        let scaled: Vec<f64> =
-            columns.iter().zip(&linear.weights).map(|(c, w)| w / c.deviation).collect();
         // A sigmoid wants −z.
         let sign = if linear.head == Head::Sigmoid { -1.0 } else { 1.0 };
-        let scaled: Vec<f64> = scaled.into_iter().map(|weight| sign * weight).collect();
-        let shift: f64 = columns.iter().zip(&scaled).map(|(c, w)| c.mean * w).sum();
+        let scaled = folded.weights().iter().map(|weight| sign * weight).collect();
         self.tensor("weights", &[count, 1], Data::F64(scaled));
-        self.tensor("intercept", &[1, 1], Data::F64(vec![sign * linear.intercept - shift]));
+        self.tensor("intercept", &[1, 1], Data::F64(vec![sign * folded.intercept()]));
 
         self.node("Gather", &[INPUT, "inputs"], "gathered", vec![int("axis", 1)]);
         self.node("Max", &["gathered", "low"], "above_low", vec![]);

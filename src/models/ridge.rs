@@ -10,8 +10,8 @@ use ndarray::{Array1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use super::basis::Basis;
+use super::linear::{Head, Linear};
 use super::logistic::FitError;
-use super::onnx_export::{Head, Linear};
 use super::{PredictError, Predictor, check_shape};
 
 /// Passes over the columns at most; the penalty makes some dozens enough.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use hdrhistogram::Histogram;
 use presume::features::{self, LegContext, Replay, State};
+use presume::models::Bundle;
 use presume::models::registry::Registry;
 use presume::models::serving::{self, Serving};
 use presume::simulation::{Generator, Options, World};
@@ -36,6 +37,9 @@ pub struct Args {
     /// Name of the model set; its champion serves
     #[arg(long, default_value = "payments")]
     name: String,
+    /// Predict by the ONNX graphs, on tract, even where the bundle holds trained forms
+    #[arg(long)]
+    graphs: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -44,6 +48,7 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Figures {
     model: String,
+    graphs: bool,
     transactions: u64,
     participants_mean: f64,
     features_us_p50: f64,
@@ -61,10 +66,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let origin = Instant::now();
     let serving = Serving::new(serving::Options::with_clock(Arc::new(move || origin.elapsed())));
     let registry = Registry::open(&args.models);
-    let bundle = registry.load_champion(&args.name, state.calendar()).with_context(|| {
-        format!("the champion of {} in {} cannot serve", args.name, args.models.display())
-    })?;
-    serving.load(bundle);
+    let cannot =
+        || format!("the champion of {} in {} cannot serve", args.name, args.models.display());
+    let champion = registry.load_champion(&args.name, state.calendar()).with_context(cannot)?;
+    let folder = registry.path(&args.name, champion.manifest().version);
+    serving.load(match args.graphs {
+        true => Bundle::load_graphs(&folder, state.calendar()).with_context(cannot)?,
+        false => champion,
+    });
     let rows = args.warm_up + args.transactions;
     let options =
         Options { seed: args.seed, rows, customers: args.customers, ..Options::default() };
@@ -107,6 +116,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let us = |histogram: &Histogram<u64>, q: f64| histogram.value_at_quantile(q) as f64 / 1e3;
     let figures = Figures {
         model: serving.version(),
+        graphs: args.graphs,
         transactions: count,
         participants_mean: participants as f64 / count.max(1) as f64,
         features_us_p50: us(&extracting, 0.5),
@@ -122,7 +132,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return print_json(&figures);
     }
     print(&format!(
-        "{} transactions, {:.1} participants each, model {}, one core\n\
+        "{} transactions, {:.1} participants each, model {}{}, one core\n\
          features              p50 {:>7.1} us   p99 {:>7.1} us\n\
          three predictions     p50 {:>7.1} us   p99 {:>7.1} us\n\
          both                  p50 {:>7.1} us   p99 {:>7.1} us   max {:.0} us\n\
@@ -130,6 +140,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         figures.transactions,
         figures.participants_mean,
         figures.model,
+        if figures.graphs { " by ONNX on tract" } else { "" },
         figures.features_us_p50,
         figures.features_us_p99,
         figures.predictions_us_p50,

@@ -112,7 +112,7 @@ pub(super) fn fit(
     let fitted = Fitted {
         manifest,
         inputs,
-        graph: encode(&model.linear()),
+        graph: encode(&model.linear())?,
         form: serde_json::to_vec(&model).map_err(|error| error.to_string())?,
         predictor: Box::new(model),
         candidates: newest.rows,

@@ -229,3 +229,41 @@ fn a_bundle_without_latency_loads_and_says_what_is_missing() {
     assert!(!bundle.has(Target::Latency) && bundle.conformal().is_none());
     assert!(bundle.predict_latency_ms(&[0.0; LEG_WIDTH]).is_err());
 }
+
+#[test]
+fn a_trained_form_serves_and_gives_what_its_graph_gives() {
+    let dir = folder(&draft());
+    let served = load(dir.path()).unwrap();
+    let graphs = Bundle::load_graphs(dir.path(), &Calendar::default()).unwrap();
+    let mut without = draft();
+    without.files.remove("fraud.json");
+    let other = folder(&without);
+    let by_graph = load(other.path()).unwrap();
+    let (rows, _) = sample(200, TXN_WIDTH, 9);
+    for row in rows.chunks_exact(TXN_WIDTH) {
+        let row: &[f32; TXN_WIDTH] = row.try_into().unwrap();
+        let fraud = served.predict_fraud(row).unwrap();
+        assert!((fraud - graphs.predict_fraud(row).unwrap()).abs() < 1e-6);
+        assert!((fraud - by_graph.predict_fraud(row).unwrap()).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn a_trained_form_that_is_malformed_or_another_is_refused() {
+    let error = refused(|draft| {
+        draft.files.insert("fraud.json".to_owned(), b"{}".to_vec());
+    });
+    assert!(matches!(error, LoadError::Form { target: Target::Fraud, .. }), "{error}");
+    let error = refused(|draft| {
+        let other = draft.files["success.json"].clone();
+        draft.files.insert("fraud.json".to_owned(), other);
+    });
+    assert!(matches!(error, LoadError::Golden { target: Target::Fraud, .. }), "{error}");
+    let error = refused(|draft| {
+        let text = String::from_utf8(draft.files["latency.json"].clone()).unwrap();
+        let reaches_out = text.replacen("\"input\":0", "\"input\":99", 1);
+        assert_ne!(reaches_out, text);
+        draft.files.insert("latency.json".to_owned(), reaches_out.into_bytes());
+    });
+    assert!(error.to_string().contains("input 99"), "{error}");
+}

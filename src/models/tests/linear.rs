@@ -36,7 +36,7 @@ fn check_same(trained: &dyn Predictor, graph: &[u8]) {
 fn the_graph_of_a_logistic_regression_agrees_with_linfa_within_one_millionth() {
     for (width, seed) in [(5, 1), (10, 2), (57, 3)] {
         let model = logistic(width, seed);
-        check_same(&model, &encode(&model.linear()));
+        check_same(&model, &encode(&model.linear()).unwrap());
         let (basis, inputs) = model.basis().clone().compact();
         assert!(basis.width() == inputs.len() && basis.width() < width, "constants are left out");
     }
@@ -45,7 +45,7 @@ fn the_graph_of_a_logistic_regression_agrees_with_linfa_within_one_millionth() {
 #[test]
 fn the_graph_of_a_ridge_regression_agrees_with_linfa_within_one_millionth() {
     let model = ridge(10, 4);
-    check_same(&model, &encode(&model.linear()));
+    check_same(&model, &encode(&model.linear()).unwrap());
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn the_conformal_multiplier_is_the_stated_rank() {
 #[test]
 fn a_row_of_another_width_is_an_error() {
     let model = logistic(5, 1);
-    let onnx = Onnx::load(&encode(&model.linear()), 5).unwrap();
+    let onnx = Onnx::load(&encode(&model.linear()).unwrap(), 5).unwrap();
     let expected = PredictError::Shape { values: 4, rows: 1, width: 5 };
     assert_eq!(onnx.predict(&[0.0; 4], &mut [0.0]), Err(expected.clone()));
     assert_eq!(model.predict(&[0.0; 4], &mut [0.0]), Err(expected));
@@ -165,7 +165,7 @@ fn a_row_of_another_width_is_an_error() {
 
 #[test]
 fn a_graph_is_refused_for_its_width_size_garbage_and_what_lies_outside() {
-    let bytes = encode(&logistic(5, 1).linear());
+    let bytes = encode(&logistic(5, 1).linear()).unwrap();
     let found = Onnx::load(&bytes, 6).unwrap_err();
     assert_eq!(found, OnnxError::Width { found: 5, expected: 6 });
     let huge = vec![0; MODEL_BYTES_MAX + 1];
@@ -191,7 +191,7 @@ fn a_graph_is_refused_for_its_width_size_garbage_and_what_lies_outside() {
 
 #[test]
 fn no_prefix_and_no_flipped_byte_of_a_graph_makes_loading_panic() {
-    let bytes = encode(&logistic(5, 1).linear());
+    let bytes = encode(&logistic(5, 1).linear()).unwrap();
     for cut in (0..bytes.len()).step_by(bytes.len() / 60 + 1) {
         assert!(Onnx::load(&bytes[..cut], 5).is_err(), "cut at {cut}");
     }

@@ -106,10 +106,10 @@ fn draft() -> Draft {
         );
     };
     let form = |model: &Logistic| serde_json::to_vec(model).unwrap();
-    add(Target::Success, encode(&success.linear()), form(&success), &success);
-    add(Target::Fraud, encode(&fraud.linear()), form(&fraud), &fraud);
+    add(Target::Success, encode(&success.linear()).unwrap(), form(&success), &success);
+    add(Target::Fraud, encode(&fraud.linear()).unwrap(), form(&fraud), &fraud);
     let ridge_form = serde_json::to_vec(&latency).unwrap();
-    add(Target::Latency, encode(&latency.linear()), ridge_form, &latency);
+    add(Target::Latency, encode(&latency.linear()).unwrap(), ridge_form, &latency);
     files.insert(GOLDEN.to_owned(), serde_json::to_vec(&golden).unwrap());
     Draft { manifest: manifest(targets), files }
 }
