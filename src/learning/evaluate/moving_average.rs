@@ -1,11 +1,12 @@
-//! The simple baseline of *success*: decayed success rates of the route and of the customer.
+//! The simple baseline of a probability: decayed rates of the route and of the customer.
 //!
 //! `p = (s_c + k_c p_r) / (n_c + k_c)` with `p_r = (s_r + k_r g) / (n_r + k_r)`: the customer's
-//! decayed count of attempts `n_c` and of successes `s_c`, shrunk towards the route's rate, which
-//! is shrunk towards the overall rate `g`; then a logistic recalibration of `p`. A route is the recorded route, or else the set of
-//! participants, alone or together with the kind. Half-lives, strengths and that choice are tuned
-//! by log loss on the newer half of the training window, and the recalibration is fitted there. An outcome counts from the instant at
-//! which it became known, never earlier.
+//! decayed count of labels `n_c` and of events among them `s_c`, shrunk towards the route's rate,
+//! which is shrunk towards the overall rate `g`; then a logistic recalibration of `p`. The event is
+//! success, or fraud. A route is the recorded route, or else the set of participants, alone or
+//! together with the kind. Half-lives, strengths and that choice are tuned by log loss on the newer
+//! half of the training window, and the recalibration is fitted there. A label counts from the
+//! instant at which it became known, never earlier.
 
 use std::collections::HashMap;
 
@@ -59,7 +60,7 @@ impl std::fmt::Display for Parameters {
     }
 }
 
-/// Attempts and successes, halved every half-life.
+/// Labels and events among them, halved every half-life.
 #[derive(Debug, Clone, Copy, Default)]
 struct Rate {
     attempts: f64,
@@ -92,8 +93,8 @@ pub(super) struct Attempts {
     route: Vec<u32>,
     route_by_kind: Vec<u32>,
     customer: Vec<u32>,
-    success: Vec<Option<bool>>,
-    /// (known at, row) of every outcome, ascending.
+    happened: Vec<Option<bool>>,
+    /// (known at, row) of every label, ascending.
     known: Vec<(i64, u32)>,
     routes: usize,
     routes_by_kind: usize,
@@ -101,8 +102,12 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// Reads rows that are sorted by timestamp.
-    pub fn new(rows: &[HistoryRow]) -> Self {
+    /// Reads rows that are sorted by timestamp; `label` gives whether the event happened and when
+    /// that became known.
+    pub fn new(
+        rows: &[HistoryRow],
+        label: impl Fn(&HistoryRow) -> Option<(bool, Timestamp)>,
+    ) -> Self {
         let (mut routes, mut by_kind) = (Numbers::default(), Numbers::default());
         let mut customers = Numbers::default();
         let mut attempts = Self {
@@ -110,7 +115,7 @@ impl Attempts {
             route: Vec::with_capacity(rows.len()),
             route_by_kind: Vec::with_capacity(rows.len()),
             customer: Vec::with_capacity(rows.len()),
-            success: rows.iter().map(HistoryRow::succeeded).collect(),
+            happened: Vec::with_capacity(rows.len()),
             known: Vec::new(),
             routes: 0,
             routes_by_kind: 0,
@@ -122,8 +127,10 @@ impl Attempts {
             attempts.route_by_kind.push(by_kind.of(format!("{} {route}", row.payment.kind)));
             attempts.route.push(routes.of(route));
             attempts.customer.push(customers.of(row.payment.customer.id.as_str().to_owned()));
-            if let (Some(_), Some(finished)) = (attempts.success[number], row.finished_at()) {
-                attempts.known.push((finished.micros(), number as u32));
+            let label = label(row);
+            attempts.happened.push(label.map(|(happened, _)| happened));
+            if let Some((_, known)) = label {
+                attempts.known.push((known.micros(), number as u32));
             }
         }
         attempts.known.sort_unstable();
@@ -134,7 +141,7 @@ impl Attempts {
     }
 
     /// The parameters with the least log loss on the newer half of the rows before `until`;
-    /// `None` where no outcome was known by then.
+    /// `None` where no label was known by then.
     pub fn tune(&self, until: Timestamp) -> Option<Parameters> {
         let until = until.micros();
         let end = self.at.partition_point(|at| *at < until);
@@ -151,7 +158,7 @@ impl Attempts {
         let mut grid_probabilities = Vec::with_capacity(losses.len());
         for row in 0..end {
             state.advance(self, self.at[row]);
-            let Some(success) = self.success[row].filter(|_| row >= middle && known_by_end[row])
+            let Some(success) = self.happened[row].filter(|_| row >= middle && known_by_end[row])
             else {
                 continue;
             };
@@ -169,7 +176,7 @@ impl Attempts {
         let (p, y): (Vec<f64>, Vec<bool>) = (middle..end)
             .zip(self.predict(best, middle))
             .filter(|(row, _)| known_by_end[*row])
-            .filter_map(|(row, p)| Some((p, self.success[row]?)))
+            .filter_map(|(row, p)| Some((p, self.happened[row]?)))
             .unzip();
         let line = calibration_line(&p, &y).filter(|line| line.slope > 0.0);
         Some(Parameters { line: line.unwrap_or(IDENTITY), ..best })
@@ -191,7 +198,7 @@ impl Attempts {
             let now = self.at[row];
             while let Some((at, row)) = known.next_if(|known| known.0 < now) {
                 let row = *row as usize;
-                let success = self.success[row] == Some(true);
+                let success = self.happened[row] == Some(true);
                 overall.count(*at, f64::INFINITY, success);
                 by_route[routes[row] as usize].count(*at, parameters.route_half_life_s, success);
                 by_customer[self.customer[row] as usize].count(
@@ -262,11 +269,11 @@ impl State {
         }
     }
 
-    /// Counts every outcome known before `now`.
+    /// Counts every label known before `now`.
     fn advance(&mut self, attempts: &Attempts, now: i64) {
         while let Some((at, row)) = attempts.known.get(self.next).filter(|known| known.0 < now) {
             let row = *row as usize;
-            let success = attempts.success[row] == Some(true);
+            let success = attempts.happened[row] == Some(true);
             self.overall.count(*at, f64::INFINITY, success);
             let routes = [attempts.route[row], attempts.route_by_kind[row]];
             for (rates, route) in self.routes.iter_mut().zip(routes) {

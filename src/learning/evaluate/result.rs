@@ -46,7 +46,7 @@ pub struct Targets {
     /// Probability that every vote is yes; baselines `majority`, `rules`, `moving_average`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub success: BTreeMap<String, ClassifierRow>,
-    /// Probability of fraud; baselines `majority`, `rules`.
+    /// Probability of fraud; baselines `majority`, `rules`, `moving_average`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub fraud: BTreeMap<String, ClassifierRow>,
     /// Prepare timeouts; baselines `static_5s`, `reference_rule`, `sliding_p999`, `jacobson`,
@@ -245,8 +245,8 @@ pub struct ParticipantCoverage {
 pub struct Tuned {
     /// The constant probability of `majority`, by target.
     pub majority: BTreeMap<String, f64>,
-    /// The moving average, in words.
-    pub moving_average: Option<String>,
+    /// The moving averages by target, in words.
+    pub moving_average: BTreeMap<String, String>,
     /// The `k` of `mean_plus_k_sd`.
     pub mean_plus_k_sd: Option<f64>,
 }

@@ -72,7 +72,7 @@ pub(super) fn collect(
     collected.tuned.mean_plus_k_sd = listener.k;
     listener.finish(champion, &mut collected);
     success(rows, &predicted, first, window, &clock, champion, &mut collected);
-    fraud(rows, &predicted, window, &clock, champion, &mut collected);
+    fraud(rows, &predicted, first, window, &clock, champion, &mut collected);
     if collected.counts.champion_failures > 0 {
         collected.warnings.push(format!(
             "The champion failed to predict {} times; the rules' probabilities stand in.",
@@ -119,14 +119,14 @@ fn success(
     if !is_trained(champion, Target::Success, collected) {
         return;
     }
-    let attempts = Attempts::new(rows);
+    let attempts = Attempts::new(rows, |row| Some((row.succeeded()?, row.finished_at()?)));
     let Some(parameters) = attempts.tune(window.baselines_until) else {
         let why = "no outcome was known before the label cut-off, so there is no baseline";
         collected.not_evaluated.insert("success".to_owned(), why.to_owned());
         return;
     };
     let moving_average = attempts.predict(parameters, first);
-    collected.tuned.moving_average = Some(parameters.to_string());
+    collected.tuned.moving_average.insert("success".to_owned(), parameters.to_string());
     let labelled: Vec<&Predicted> =
         predicted.iter().filter(|p| rows[p.row].succeeded().is_some()).collect();
     collected.counts.success_unlabelled = predicted.len() - labelled.len();
@@ -152,6 +152,7 @@ fn success(
 fn fraud(
     rows: &[HistoryRow],
     predicted: &[Predicted],
+    first: usize,
     window: &Window,
     clock: &LocalClock,
     champion: &Bundle,
@@ -168,6 +169,18 @@ fn fraud(
         let blocked = row.outcome == Some(HistoryOutcome::Rejected);
         row.fraud.filter(|fraud| known && (*fraud || !blocked))
     };
+    let attempts = Attempts::new(rows, |row| {
+        let fraud = as_of(row, Timestamp::LATEST)?;
+        let mature_at = row.timestamp.after(delay);
+        Some((fraud, mature_at.max(row.labelled_at.unwrap_or(mature_at))))
+    });
+    let Some(parameters) = attempts.tune(window.baselines_until) else {
+        let why = "no label was known before the label cut-off, so there is no baseline";
+        collected.not_evaluated.insert("fraud".to_owned(), why.to_owned());
+        return;
+    };
+    let moving_average = attempts.predict(parameters, first);
+    collected.tuned.moving_average.insert("fraud".to_owned(), parameters.to_string());
     let counts = &mut collected.counts;
     for p in predicted {
         let row = &rows[p.row];
@@ -186,6 +199,7 @@ fn fraud(
         ("champion", labelled.iter().map(|p| p.fraud[0]).collect()),
         ("majority", vec![table.majority; labelled.len()]),
         ("rules", labelled.iter().map(|p| p.fraud[1]).collect()),
+        ("moving_average", labelled.iter().map(|p| moving_average[p.row - first]).collect()),
     ];
     table.models = models.into_iter().map(|(name, p)| (name.to_owned(), p)).collect();
     collected.fraud = Some(table);

@@ -245,8 +245,8 @@ fn method(evaluation: &Evaluation) -> Markup {
                 (majority("fraud"))
             }
             dt { "Rules" } dd { "The committed rules with thresholds tuned on the training window" }
-            @if let Some(tuned) = &evaluation.tuned.moving_average {
-                dt { "Moving average" } dd { "Decayed success rates, tuned: " (tuned) }
+            @for (target, tuned) in &evaluation.tuned.moving_average {
+                dt { "Moving average, " (target) } dd { "Decayed rates, tuned: " (tuned) }
             }
             dt { "Reference rule" } dd {
                 "2 × the running mean, clamped to 1 to 30 s, then × 3 at peak hours"
