@@ -29,8 +29,8 @@ struct Place {
     #[command(flatten)]
     settings: Settings,
     /// Folder of the data [default: data.dir of the configuration]
-    #[arg(long, value_name = "FOLDER")]
-    data: Option<PathBuf>,
+    #[arg(long, alias = "data", value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -70,7 +70,7 @@ pub struct BalanceArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  presume ledger verify --data presume-data")]
+#[command(after_help = "Example:\n  presume ledger verify")]
 pub struct VerifyArgs {
     #[command(flatten)]
     place: Place,
@@ -92,7 +92,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
 
 impl Place {
     fn data(&self) -> anyhow::Result<PathBuf> {
-        let flags = [flag("--data", "data.dir", self.data.as_ref().map(|d| d.display()))];
+        let flags = [flag("--data-dir", "data.dir", self.data_dir.as_ref().map(|d| d.display()))];
         Ok(self.settings.load(flags.into_iter().flatten().collect())?.config.data.dir)
     }
 
