@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_label_delay_is_a_number_with_a_unit() {
-        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(duration("7d"), Ok(Duration::from_hours(7 * 24)));
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         for wrong in ["", "d", "7", "-1d", "1.5h", "7 days", "99999999999999999999d"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");

@@ -183,7 +183,9 @@ fn kinds(world: &World) -> Checked {
         let mut seen: Vec<&str> = Vec::new();
         for participant in &of.participants {
             let members: Vec<&str> = match world.routes.get(participant) {
-                Some(route) => route.members.keys().map(|name| name.as_str()).collect(),
+                Some(route) => {
+                    route.members.keys().map(crate::txn::ParticipantName::as_str).collect()
+                }
                 None => vec![participant.as_str()],
             };
             let known =

@@ -295,7 +295,7 @@ impl Generator {
                 None => HistoryOutcome::Committed,
                 Some(_) => HistoryOutcome::Aborted,
             }),
-            failure_class: result.map(|failure| failure.class()),
+            failure_class: result.map(Failure::class),
             total: Some(Duration::from_micros((total_ms * 1e3).round() as u64)),
             fraud: label.map(|(_, is_fraud)| is_fraud),
             labelled_at: label.map(|(micros, _)| Timestamp::from_micros(micros)),

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -26,7 +27,7 @@ fn hash(seed: u64) -> Vec<u8> {
     for of in generator(options(seed, 3_000)) {
         transactions.write(&of.row).unwrap();
         legs.write(&of.row).unwrap();
-        truths.push_str(&format!("{:?}", of.truth));
+        write!(truths, "{:?}", of.truth).unwrap();
     }
     let bytes = [transactions.finish().unwrap(), legs.finish().unwrap(), truths.into_bytes()];
     Sha256::digest(bytes.concat()).to_vec()

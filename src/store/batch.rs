@@ -36,10 +36,7 @@ impl Batch {
 
     /// Sets a key, at most 65,535 bytes long.
     pub fn put(&mut self, keyspace: Keyspace, key: Vec<u8>, value: Vec<u8>) -> &mut Self {
-        assert!(
-            !key.is_empty() && key.len() <= usize::from(u16::MAX),
-            "a key of 1 to 65,535 bytes"
-        );
+        assert!(!key.is_empty() && u16::try_from(key.len()).is_ok(), "a key of 1 to 65,535 bytes");
         self.bytes += OPERATION_BYTES + key.len() + value.len();
         self.operations.push(Operation::Put(keyspace, key, value));
         self

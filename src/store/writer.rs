@@ -152,7 +152,9 @@ impl Writer {
             if let Err(cause) = self.commit(merged) {
                 self.shared.set_poison(&cause);
                 let error = self.shared.gone();
-                replies.into_iter().for_each(|(reply, _)| reply.fail(error.clone()));
+                for (reply, _) in replies {
+                    reply.fail(error.clone());
+                }
                 return;
             }
             self.gather.flush_took(elapsed(started));
@@ -240,7 +242,9 @@ fn drain_all(state: &mut State) -> Vec<Request> {
 }
 
 fn fail(requests: Vec<Request>, error: &Error) {
-    requests.into_iter().for_each(|request| request.reply.fail(error.clone()));
+    for request in requests {
+        request.reply.fail(error.clone());
+    }
 }
 
 #[allow(clippy::disallowed_methods, reason = "measures flushes and bounds waiting")]

@@ -70,9 +70,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         || format!("the champion of {} in {} cannot serve", args.name, args.models.display());
     let champion = registry.load_champion(&args.name, state.calendar()).with_context(cannot)?;
     let folder = registry.path(&args.name, champion.manifest().version);
-    serving.load(match args.graphs {
-        true => Bundle::load_graphs(&folder, state.calendar()).with_context(cannot)?,
-        false => champion,
+    serving.load(if args.graphs {
+        Bundle::load_graphs(&folder, state.calendar()).with_context(cannot)?
+    } else {
+        champion
     });
     let rows = args.warm_up + args.transactions;
     let options =

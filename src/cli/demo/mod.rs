@@ -174,7 +174,7 @@ fn configuration(args: &Args, data: &Path, generator: &Generator) -> Config {
     let mut config = Config::default();
     config.server.address = args.address;
     config.server.client_time = true;
-    config.data.dir = data.to_owned();
+    data.clone_into(&mut config.data.dir);
     config.policy.mode = args.mode;
     config.models.dir.clone_from(&args.models);
     let participant = Participant { kind: ParticipantKind::Embedded, dir: None };

@@ -17,6 +17,7 @@ pub(super) const LISTENING_HORIZON_MS: f64 = 60_000.0;
 const WORST_ARRIVED_MIN: usize = 100;
 
 /// The legs of a test window, in parallel columns.
+#[allow(clippy::struct_field_names, reason = "the legs themselves stand among their columns")]
 pub(super) struct Legs {
     pub legs: Vec<Leg>,
     pub participant: Vec<u32>,

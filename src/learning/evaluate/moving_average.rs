@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 
 use crate::learning::metrics::{Line, calibration_line, log_loss_of};
-use crate::txn::{HistoryRow, Timestamp};
+use crate::txn::{HistoryRow, ParticipantName, Timestamp};
 
 /// Half-lives tried for routes, in seconds: ten minutes (outages) to for ever.
 const ROUTE_HALF_LIVES_S: [f64; 6] = [600.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0, f64::INFINITY];
@@ -156,10 +156,9 @@ impl Attempts {
         let mut scored = 0_usize;
         let mut state = State::new(self);
         let mut grid_probabilities = Vec::with_capacity(losses.len());
-        for row in 0..end {
+        for (row, known) in known_by_end.iter().enumerate() {
             state.advance(self, self.at[row]);
-            let Some(success) = self.happened[row].filter(|_| row >= middle && known_by_end[row])
-            else {
+            let Some(success) = self.happened[row].filter(|_| row >= middle && *known) else {
                 continue;
             };
             scored += 1;
@@ -327,7 +326,8 @@ impl Numbers {
 /// The recorded route, or else the participants in branch order.
 fn route(row: &HistoryRow) -> String {
     row.route.clone().unwrap_or_else(|| {
-        let names: Vec<&str> = row.payment.participants.iter().map(|p| p.as_str()).collect();
+        let names: Vec<&str> =
+            row.payment.participants.iter().map(ParticipantName::as_str).collect();
         names.join("+")
     })
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use polars::prelude::{DataType, TimeUnit};
+use polars::prelude::{DataType, ParquetReader, SerReader, TimeUnit};
 use serde_json::json;
 
 use super::*;
@@ -139,7 +139,6 @@ fn parquet_rows(dir: &Path) -> u64 {
             if file.extension().is_some_and(|extension| extension == "parquet") {
                 let name = file.strip_prefix(dir).unwrap().to_string_lossy().into_owned();
                 let input = fs::File::open(dir.join(name)).unwrap();
-                use polars::prelude::{ParquetReader, SerReader};
                 rows += ParquetReader::new(input).finish().unwrap().height() as u64;
             }
         }

@@ -114,7 +114,7 @@ pub enum BranchState {
 enum Phase {
     Ready,
     Intending,
-    OnePhase,
+    OnePhaseSent,
     Inquiring,
     Preparing,
     Deciding(Decision),
@@ -150,7 +150,7 @@ impl TwoPhase {
     /// If there is no branch, or more than `u16` can index: the request was checked before.
     pub fn new(prepare_timeouts: &[Duration], backoff: Backoff, seed: u64) -> Self {
         assert!(!prepare_timeouts.is_empty(), "a transaction has at least one branch");
-        assert!(prepare_timeouts.len() <= usize::from(u16::MAX), "branches are indexed by u16");
+        assert!(u16::try_from(prepare_timeouts.len()).is_ok(), "branches are indexed by u16");
         let branches = prepare_timeouts
             .iter()
             .map(|&timeout| Branch {
@@ -188,8 +188,8 @@ impl TwoPhase {
             (Phase::Preparing, Input::Voted(branch, vote)) => {
                 self.voted(branch, vote, actions);
             }
-            (Phase::OnePhase, Input::Voted(_, vote)) => self.one_phase_answer(vote, actions),
-            (Phase::OnePhase | Phase::Inquiring, Input::Inquired(_, inquiry)) => {
+            (Phase::OnePhaseSent, Input::Voted(_, vote)) => self.one_phase_answer(vote, actions),
+            (Phase::OnePhaseSent | Phase::Inquiring, Input::Inquired(_, inquiry)) => {
                 self.inquired(elapsed, inquiry, actions);
             }
             (Phase::Deciding(decision), Input::Persisted) => {
@@ -197,10 +197,9 @@ impl TwoPhase {
             }
             (Phase::Deciding(_), Input::PersistFailed) => self.give_up(actions),
             (
-                Phase::Deciding(Decision::Abort) | Phase::Completing(Decision::Abort),
+                Phase::Deciding(Decision::Abort) | Phase::Completing(_),
                 Input::Acked(branch, ack),
-            )
-            | (Phase::Completing(Decision::Commit), Input::Acked(branch, ack)) => {
+            ) => {
                 self.acked(elapsed, branch, ack, actions);
             }
             (
@@ -222,7 +221,7 @@ impl TwoPhase {
     /// When to say `Tick` next, since the start; `None` if nothing is waited for.
     pub fn deadline(&self) -> Option<Duration> {
         let votes = self.branches.iter().filter_map(|b| match (self.phase, b.state) {
-            (Phase::Preparing | Phase::OnePhase, BranchState::Preparing) => b.vote_by,
+            (Phase::Preparing | Phase::OnePhaseSent, BranchState::Preparing) => b.vote_by,
             _ => None,
         });
         votes.chain(self.branches.iter().filter_map(|b| b.retry_at)).min()
@@ -274,7 +273,7 @@ impl TwoPhase {
         let branch = &mut self.branches[0];
         branch.state = BranchState::Preparing;
         branch.vote_by = Some(elapsed.saturating_add(branch.timeout));
-        self.phase = Phase::OnePhase;
+        self.phase = Phase::OnePhaseSent;
         actions.push(Action::SendOnePhase(BranchIndex(0)));
     }
 
@@ -447,7 +446,7 @@ impl TwoPhase {
                 self.branches[index].state = BranchState::Unclear;
                 return self.abort(AbortCause::Timeout(index_of(index)), actions);
             }
-            (Phase::OnePhase, Some(index)) => {
+            (Phase::OnePhaseSent, Some(index)) => {
                 self.cause = Some(AbortCause::Timeout(index_of(index)));
                 return self.inquire(actions);
             }

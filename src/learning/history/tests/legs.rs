@@ -31,7 +31,8 @@ fn legs_become_participants_in_the_order_of_the_file() {
     );
     let history = read_both(&many(2), &legs).unwrap();
     let row = &history.rows[0];
-    let names: Vec<&str> = row.payment.participants.iter().map(|name| name.as_str()).collect();
+    let names: Vec<&str> =
+        row.payment.participants.iter().map(crate::txn::ParticipantName::as_str).collect();
     assert_eq!(names, ["core", "rail", "arc"]);
     assert_eq!(row.legs[1].latency_ms(), Some(7_100.25));
     assert_eq!((row.legs[2].in_flight, row.legs[2].health), (0, 1.0));
@@ -95,7 +96,8 @@ fn a_legs_file_without_legs_leaves_no_latency_target() {
 
 #[test]
 fn a_transaction_of_too_many_legs_loses_the_rest() {
-    let legs: String = (0..66).map(|index| format!("n0,p{index},yes,1,,,1,1\n")).collect();
+    let legs: Vec<String> = (0..66).map(|index| format!("n0,p{index},yes,1,,,1,1\n")).collect();
+    let legs = legs.concat();
     let history = read_both(&many(1), &format!("{LEGS}\n{legs}")).unwrap();
     assert_eq!((history.rows[0].legs.len(), history.report.legs_rejected), (64, 2));
 }
