@@ -21,8 +21,11 @@ const QUIET_MAX: Duration = Duration::from_millis(20);
 const SETTLE_DIVISOR: u32 = 4;
 const SETTLE_MIN: Duration = Duration::from_micros(100);
 const SETTLE_MAX: Duration = Duration::from_millis(1);
-/// It ends, too, when the missing would take longer than this to come at the rate of the last
-/// while; nobody waits longer.
+/// Nobody waits for longer than so many flushes' time in all, nor begins a while of waiting if the
+/// missing would take longer to come. A flush takes longer the more it writes: where work comes as
+/// fast as the processor gives it, waits and flushes grow until everybody is in; where it trickles
+/// in from slow participants, both stay short.
+const WAIT_FLUSHES: u32 = 6;
 const WAIT_MAX: Duration = Duration::from_millis(100);
 /// So many waits in a row may be in vain.
 const VAIN_MAX: u32 = 4;
@@ -64,15 +67,17 @@ impl Gather {
             return state;
         }
         let quiet = (self.flush_time * QUIET_FLUSHES).clamp(QUIET_MIN, QUIET_MAX);
+        let wait_max = (self.flush_time * WAIT_FLUSHES).clamp(QUIET_MIN, WAIT_MAX);
         let settle = (self.flush_time / SETTLE_DIVISOR).clamp(SETTLE_MIN, SETTLE_MAX);
         let at_first = state.urgent;
         let started = now();
         let (mut since, mut urgent_since) = (started, at_first);
-        while !state.closed && elapsed(started) < WAIT_MAX {
+        while !state.closed && elapsed(started) < wait_max {
             let urgent = state.urgent;
             state.gathering = state.missing() > 0;
             let wait = if state.gathering { quiet.saturating_sub(elapsed(since)) } else { settle };
-            let waited = shared.ready.wait_timeout(state, wait);
+            let left = wait_max.saturating_sub(elapsed(started));
+            let waited = shared.ready.wait_timeout(state, wait.min(left));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             let missing = state.missing();
             if missing == 0 {
@@ -86,7 +91,7 @@ impl Gather {
                 continue;
             }
             let came = state.urgent - urgent_since;
-            if came == 0 || elapsed(started) + to_come(passed, missing, came) > WAIT_MAX {
+            if came == 0 || elapsed(started) + to_come(passed, missing, came) > wait_max {
                 state.expected.usual = state.urgent;
                 break;
             }

@@ -18,7 +18,7 @@
 //! that will write soon may [announce](Store::announce) itself. A flush waits for those announced,
 //! and for as many writers as the last flushes had, so that callers in step share flushes: those
 //! of a closed loop of *n* transactions soon share all of them. It stops waiting when nobody came
-//! for three flushes' time (2 to 20 ms), or after 100 ms; whoever lets four flushes pass is not
+//! for three flushes' time, or after six (2 to 100 ms); whoever lets four flushes pass is not
 //! waited for, and where waiting was in vain it is tried ever more rarely. A single client is
 //! never delayed.
 //!

@@ -215,6 +215,18 @@ async fn nothing_answered_is_lost_or_done_twice_when_the_server_is_killed() {
     finish_open(data, &flags, &book).await;
     let book = std::mem::take(&mut *book.lock().unwrap());
     check(data, &book).await;
+    check_features_were_rebuilt(data);
+}
+
+/// Each start knows again every outcome before it, sealed or not.
+fn check_features_were_rebuilt(data: &Path) {
+    let log = std::fs::read_to_string(data.join("serve.log")).unwrap();
+    assert!(!log.contains("features are rebuilt without"), "{log}");
+    let starts = log.lines().filter(|line| line.contains("features are rebuilt from"));
+    let rows = |line: &str| line.rsplit_once("rows=").unwrap().1.trim().parse::<u64>().unwrap();
+    let rows: Vec<u64> = starts.map(rows).collect();
+    assert_eq!(rows.len(), KILLS + 1);
+    assert!(rows[0] == 0 && rows.is_sorted() && rows[KILLS] > 100, "{rows:?}");
 }
 
 /// A last run: every open key is asked until it is answered, then the server is stopped.
