@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use polars::prelude::{DataFrame, DataType, PolarsError, Series};
 
-use super::{Error, manifest, read_file};
+use super::{Error, read_file};
 use crate::decision_log::{DecisionLog, OutcomeLeg, OutcomeRow};
 use crate::features::{self, Replay, State};
 use crate::txn::{
@@ -45,14 +45,8 @@ pub fn recent(dir: &Path, log: &DecisionLog, rows_max: usize) -> Result<Recent, 
             recent.take(row_of_record(row));
         }
     }
-    let ranges = match manifest(dir) {
-        Ok(manifest) => manifest.ranges,
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => vec![],
-        Err(error) => {
-            recent.faults.push(error.to_string());
-            vec![]
-        }
-    };
+    // The log's own notes: a crash may have left the manifest behind them.
+    let ranges = log.sealed()?;
     for file in ranges.iter().rev().flat_map(|range| range.files.iter().rev()) {
         if recent.rows.len() >= rows_max {
             break;

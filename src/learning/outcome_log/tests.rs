@@ -415,6 +415,8 @@ fn the_newest_rows_are_taken_and_a_damaged_file_is_told_and_left_out() {
     assert!(recent(&outcomes_dir, &log, 0).unwrap().rows.is_empty());
 
     let file = manifest(&outcomes_dir).unwrap().ranges[0].files[0].clone();
+    fs::remove_file(outcomes_dir.join("manifest.json")).unwrap();
+    assert_eq!(recent(&outcomes_dir, &log, 1_000).unwrap().rows.len(), 30);
     fs::write(outcomes_dir.join(&file.path), "PAR1 no more").unwrap();
     let rest = recent(&outcomes_dir, &log, 1_000).unwrap();
     assert_eq!(rest.rows.len() as u64, 30 - file.rows);
