@@ -20,6 +20,10 @@ use rand_chacha::ChaCha8Rng;
 const TARGET_ROWS_PER_SECOND: f64 = 200_000.0;
 const DAYS: u64 = 60;
 
+// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let number = |flag: &str, otherwise: u64| {
