@@ -8,32 +8,12 @@
 //! Only writing marks an entry as used, so what is evicted depends on events alone and never on
 //! what was read.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use hashbrown::HashTable;
 
 /// The 64-bit key of an id.
+#[inline]
 pub(super) fn key_of(id: &str) -> u64 {
     xxhash_rust::xxh3::xxh3_64(id.as_bytes())
-}
-
-/// Takes the key as it is: it is a hash already.
-#[derive(Debug, Clone, Copy, Default)]
-struct Identity(u64);
-
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
 }
 
 #[derive(Debug, Clone)]
@@ -47,7 +27,9 @@ struct Slot<V> {
 #[derive(Debug, Clone)]
 pub(super) struct Bounded<V> {
     max: usize,
-    places: HashMap<u64, u32, BuildHasherDefault<Identity>>,
+    /// Where in `slots` a key is; a key is a hash already. Places alone, since a small index stays
+    /// in the processor's cache.
+    places: HashTable<u32>,
     slots: Vec<Slot<V>>,
     hand: usize,
     evicted: u64,
@@ -57,23 +39,31 @@ impl<V> Bounded<V> {
     /// Empty; `max` lies between 1 and `u32::MAX`, as checked by the options.
     pub(super) fn new(max: usize) -> Self {
         assert!(max >= 1 && u32::try_from(max).is_ok(), "{max} entries were checked");
-        Self { max, places: HashMap::default(), slots: Vec::new(), hand: 0, evicted: 0 }
+        Self { max, places: HashTable::new(), slots: Vec::new(), hand: 0, evicted: 0 }
     }
 
     /// Reads an entry without marking it.
+    #[inline]
     pub(super) fn get(&self, key: u64) -> Option<&V> {
-        self.places.get(&key).map(|&place| &self.slots[place as usize].value)
+        self.place_of(key).map(|place| &self.slots[place].value)
     }
 
     /// The entry to write to, made by `fresh` if there is none.
+    #[inline]
     pub(super) fn entry(&mut self, key: u64, fresh: impl FnOnce() -> V) -> &mut V {
-        let place = match self.places.get(&key) {
-            Some(&place) => place as usize,
+        let place = match self.place_of(key) {
+            Some(place) => place,
             None => self.insert(key, fresh()),
         };
         let slot = &mut self.slots[place];
         slot.used = true;
         &mut slot.value
+    }
+
+    #[inline]
+    fn place_of(&self, key: u64) -> Option<usize> {
+        let place = self.places.find(key, |&place| self.slots[place as usize].key == key);
+        place.map(|&place| place as usize)
     }
 
     /// Entries held.
@@ -99,12 +89,15 @@ impl<V> Bounded<V> {
             self.slots.len() - 1
         } else {
             let place = self.victim();
-            self.places.remove(&self.slots[place].key);
+            let given_up =
+                self.places.find_entry(self.slots[place].key, |&at| at as usize == place);
+            given_up.expect("every slot has its place").remove();
             self.slots[place] = slot;
             self.evicted += 1;
             place
         };
-        self.places.insert(key, place as u32);
+        let slots = &self.slots;
+        self.places.insert_unique(key, place as u32, |&place| slots[place as usize].key);
         place
     }
 

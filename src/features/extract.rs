@@ -9,12 +9,10 @@ use super::entities::{
     COUNTERPARTY_LABEL_WINDOWS, CUSTOMER_FINISHED_WINDOWS, CUSTOMER_LABEL_WINDOWS, Counterparty,
     Customer, OUTAGE_WINDOWS, ParticipantHistory,
 };
-use super::schema::{Leg, Txn};
+use super::schema::{LEG_DEFAULTS, Leg, TXN_DEFAULTS, Txn};
 use super::state::{FRAUD_WINDOWS, OVERALL_WINDOWS, SEGMENT_WINDOWS, Who};
 use super::window::{Counters, Moments, Window, log_odds, seconds_between, smoothed};
-use super::{
-    Feature, Features, LEG_WIDTH, LegContext, State, TXN_WIDTH, leg_features, txn_features,
-};
+use super::{Features, LEG_WIDTH, LegContext, State, TXN_WIDTH};
 use crate::txn::{CustomerType, Kind, Location, Payment, Timestamp};
 
 /// Times since something are not told apart beyond this.
@@ -29,7 +27,7 @@ impl State {
     pub fn extract(&self, payment: &Payment, legs: &[LegContext], now: Timestamp) -> Features {
         let known = self.known(payment);
         let local = self.local_time.at(now);
-        let mut row = Row::new(txn_features());
+        let mut row = Row { values: TXN_DEFAULTS };
         let legs = self.legs(payment, legs, now, &local, &mut row);
         request(&mut row, payment, now, &local);
         let overall = share_of(&self.overall.read(now, &OVERALL_WINDOWS), 0.5, 2.0);
@@ -116,15 +114,15 @@ impl State {
         row: &mut Row<TXN_WIDTH>,
     ) -> Vec<[f32; LEG_WIDTH]> {
         let mut worst = Worst::default();
+        let amount = (payment.amount.minor.max(0) as f64).ln_1p();
         let legs = payment.participants.iter().enumerate().map(|(index, name)| {
             let context = contexts.get(index).copied().unwrap_or_default();
             let history = self.participants.get(key_of(name.as_str()));
-            let mut leg = Row::new(leg_features());
+            let mut leg = Row { values: LEG_DEFAULTS };
             participant(&mut leg, context, history, now);
             leg.set_some(Leg::Load as usize, load(payment));
             leg.set_if(Leg::Peak as usize, local.peak);
-            let amount = payment.amount.minor.max(0) as f64;
-            leg.set(Leg::Amount as usize, amount.ln_1p());
+            leg.set(Leg::Amount as usize, amount);
             worst.take(&leg, history, now);
             leg.values
         });
@@ -339,10 +337,6 @@ struct Row<const N: usize> {
 }
 
 impl<const N: usize> Row<N> {
-    fn new(features: &[Feature; N]) -> Self {
-        Self { values: std::array::from_fn(|position| features[position].default) }
-    }
-
     /// Writes a value; one that is no finite number leaves the default.
     fn set(&mut self, position: usize, value: f64) {
         let value = value as f32;

@@ -11,8 +11,8 @@
 //!   their own.
 //! - Every value is finite, or NaN where [`Feature::default`] says so.
 //! - Bounded: customers, counterparties and participants each have a maximum ([`Options`]), kept
-//!   by CLOCK eviction. With its index a customer takes about 520 bytes (nearly half of them the
-//!   ring of counterparties it has paid), a counterparty 120, a participant 250: 320 MB when the
+//!   by CLOCK eviction. With its index a customer takes about 490 bytes (nearly half of them the
+//!   ring of counterparties it has paid), a counterparty 100, a participant 240: 300 MB when the
 //!   default limits are reached, and half as much again while a table doubles. Nothing is
 //!   allocated before it is needed.
 //!

@@ -64,7 +64,7 @@ pub fn leg_features() -> &'static [Feature; LEG_WIDTH] {
 }
 
 macro_rules! catalogue {
-    ($(#[$doc:meta])* $width:ident, $table:ident, $position:ident, [$(
+    ($(#[$doc:meta])* $width:ident, $table:ident, $defaults:ident, $position:ident, [$(
         $variant:ident $name:literal $unit:literal $window:literal $default:tt $part:ident
         $definition:literal $meaning:literal
     )+]) => {
@@ -84,6 +84,9 @@ macro_rules! catalogue {
             definition: $definition,
             calendar: CalendarPart::$part,
         }),+];
+
+        /// A vector of which nothing is known yet.
+        pub(super) const $defaults: [f32; $width] = [$(catalogue!(@default $default)),+];
     };
     (@default nan) => { f32::NAN };
     (@default $value:tt) => { $value };
@@ -96,7 +99,7 @@ const ONE_IN_A_HUNDRED: f32 = -4.595_12;
 
 catalogue!(
     /// How many features a transaction has.
-    TXN_WIDTH, TXN, Txn, [
+    TXN_WIDTH, TXN, TXN_DEFAULTS, Txn, [
     AmountLog "amount_log" "ln minor units" "-" 0.0 None 1
         "amount, ln(1 + minor units)"
     AmountDeviation "amount_deviation" "standard deviations" "90 d" 0.0 None 1
@@ -202,7 +205,7 @@ catalogue!(
 
 catalogue!(
     /// How many features a branch has.
-    LEG_WIDTH, LEG, Leg, [
+    LEG_WIDTH, LEG, LEG_DEFAULTS, Leg, [
     LatencyRecent "latency_recent" "ln ms" "10 min" nan None 1
         "mean log latency of the participant lately, drawn towards latency_day by the weight of \
          1; NaN before its first latency"

@@ -32,18 +32,27 @@ impl Timestamp {
     pub const LATEST: Self = Self(MICROS_MAX);
 
     /// From microseconds since the Unix epoch, clamped to the years 1 to 9999.
+    #[inline]
     pub fn from_micros(micros: i64) -> Self {
         Self(micros.clamp(MICROS_MIN, MICROS_MAX))
     }
 
     /// Microseconds since the Unix epoch.
+    #[inline]
     pub fn micros(self) -> i64 {
         self.0
     }
 
+    /// Microseconds passed since `earlier`, zero if that lies in the future.
+    #[inline]
+    pub fn micros_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0).max(0).unsigned_abs()
+    }
+
     /// Time passed since `earlier`, zero if that lies in the future.
+    #[inline]
     pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())
+        Duration::from_micros(self.micros_since(earlier))
     }
 
     /// This instant moved later, saturating.

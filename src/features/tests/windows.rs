@@ -222,6 +222,6 @@ fn memory_is_as_documented() {
         Bounded::<Counterparty>::bytes_per_entry(),
         Bounded::<ParticipantHistory>::bytes_per_entry(),
     ];
-    // The index takes up to 39 bytes more.
+    // The index takes up to 12 bytes more.
     assert_eq!(bytes, [480, 88, 224]);
 }
