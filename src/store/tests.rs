@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Seek, SeekFrom, Write as _};
 use std::path::Path;
 
+use super::testing::{SmallDisk, copy};
 use super::*;
 
 const A: Keyspace = Keyspace::at(0);
@@ -25,20 +26,6 @@ fn put(store: &Store, key: &str, value: &str) -> Result<Vec<u64>, Error> {
 
 fn message<T>(result: Result<T, Error>) -> String {
     result.err().expect("refused").to_string()
-}
-
-/// Copies a folder as a crash would leave it.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn journal_of(store: &Path) -> std::path::PathBuf {
@@ -394,39 +381,10 @@ fn unreadable_records_are_located() {
     assert!(text.starts_with("record k1 in keyspace b"), "{text}");
 }
 
-/// A small file system of its own, unmounted in the end; `None` where mounting is not permitted.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(size: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mut mount = std::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path());
-        mount.stderr(std::process::Stdio::null());
-        mount.status().is_ok_and(|status| status.success()).then_some(Self(dir))
-    }
-
-    fn grow(&self, size: &str) {
-        let mut mount = std::process::Command::new("mount");
-        mount.args(["-o", &format!("remount,size={size}")]).arg(self.0.path());
-        assert!(mount.status().unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[test]
-#[allow(clippy::print_stderr)]
 fn a_full_disk_poisons_the_store_and_loses_nothing_acknowledged() {
-    let Some(disk) = SmallDisk::mount("2m") else {
-        eprintln!("SKIPPED: mounting a tmpfs is not permitted here");
-        return;
-    };
-    let folder = disk.0.path().join("store");
+    let Some(disk) = SmallDisk::mount("2m") else { return };
+    let folder = disk.path().join("store");
     let store = open(&folder).unwrap();
     let value = "x".repeat(10_000);
     let mut acknowledged = 0;
@@ -454,5 +412,5 @@ fn a_full_disk_poisons_the_store_and_loses_nothing_acknowledged() {
 #[test]
 fn a_disk_too_small_for_a_store_is_an_error() {
     let Some(disk) = SmallDisk::mount("16k") else { return };
-    assert!(open(&disk.0.path().join("store")).is_err());
+    assert!(open(&disk.path().join("store")).is_err());
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::decision_log::{AnswerRecord, OutcomeLeg};
+use crate::store::testing::SmallDisk;
 use crate::txn::{
     Admission, LatencyPrediction, LegVote, Mode, Outcome, Plan, Prediction, Probability, Protocol,
     Reason, ReasonCode, ServedBy, TxnId,
@@ -315,37 +316,14 @@ fn a_folder_that_cannot_be_written_keeps_the_rows() {
     assert_sealed_exactly_once(dir.path(), 3);
 }
 
-/// A small file system of its own, unmounted in the end; `None` where mounting is not permitted.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(size: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mut mount = std::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path());
-        mount.stderr(std::process::Stdio::null());
-        mount.status().is_ok_and(|status| status.success()).then_some(Self(dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[test]
-#[allow(clippy::print_stderr)]
 fn a_full_disk_keeps_the_rows_until_there_is_space() {
-    let Some(disk) = SmallDisk::mount("16k") else {
-        eprintln!("SKIPPED: mounting a tmpfs is not permitted here");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount("16k") else { return };
     let dir = tempfile::tempdir().unwrap();
     let log = decision_log(dir.path());
     record(&log, 1..=8);
-    let filler = disk.0.path().join("filler");
-    let small = Options { dir: disk.0.path().join("outcomes"), ..options(dir.path()) };
+    let filler = disk.path().join("filler");
+    let small = Options { dir: disk.path().join("outcomes"), ..options(dir.path()) };
     let outcomes = run(OutcomeLog::open(log.clone(), small.clone())).unwrap();
     let _until_full = fs::write(&filler, vec![0; 64 << 10]);
     let text = run(outcomes.seal()).unwrap_err().to_string();
@@ -353,9 +331,7 @@ fn a_full_disk_keeps_the_rows_until_there_is_space() {
     assert_eq!(log.outcome_rows(0, 10).unwrap().len(), 8);
     drop(outcomes);
     fs::remove_file(filler).unwrap();
-    let mut grow = std::process::Command::new("mount");
-    grow.args(["-o", "remount,size=4m"]).arg(disk.0.path());
-    assert!(grow.status().unwrap().success());
+    disk.grow("4m");
     run(OutcomeLog::open(log, small.clone())).unwrap();
     assert_eq!(txn_ids(&small.dir).unwrap().len(), 8);
 }
