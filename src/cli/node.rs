@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use presume::configuration::{Config, Models};
 use presume::coordinator::{Clock, Coordinator, Parts, SystemClock};
-use presume::decision_log::{self, DecisionLog};
+use presume::decision_log::{self, DecisionLog, Decisions as _};
 use presume::features;
 use presume::learning::outcome_log::{self, OutcomeLog};
 use presume::models::serving::{self, Serving};
@@ -73,7 +73,7 @@ impl Node {
             None => remembered(config, &log)?,
         };
         let parts = Parts {
-            log: log.clone(),
+            log: Arc::new(log.clone()),
             participants,
             serving: Arc::new(serve_models(&config.models, &config.features.calendar)?),
             features,

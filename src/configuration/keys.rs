@@ -57,6 +57,21 @@ pub const KEYS: &[Key] = &[
         "recovery_wait_ms",
         "How long start-up waits for recovery before it goes on.",
     ),
+    key(
+        "coordinator",
+        "claim_timeout_ms",
+        "How long a participant may take at start; one that takes longer is away for now.",
+    ),
+    key(
+        "coordinator",
+        "scan_interval_ms",
+        "How often participants are asked what stands prepared there.",
+    ),
+    key(
+        "coordinator",
+        "prepared_age_alert_ms",
+        "How long a branch may stay prepared before it is logged as an error.",
+    ),
     key("coordinator", "retry_ms_first", "First wait before a call of phase two is repeated."),
     key("coordinator", "retry_ms_max", "Longest wait before a call of phase two is repeated."),
     key("policy", "mode", "off, observe (predict and log only) or enforce."),

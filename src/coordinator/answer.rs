@@ -131,6 +131,14 @@ pub enum SubmitError {
         /// How many are allowed.
         limit: usize,
     },
+    /// A participant cannot be asked now. Retry later.
+    #[error("participant {name} takes no transactions now: {detail}")]
+    ParticipantAway {
+        /// Which one.
+        name: ParticipantName,
+        /// Why.
+        detail: String,
+    },
     /// The coordinator is stopping. Retry elsewhere or later.
     #[error("the coordinator is shutting down")]
     ShuttingDown,

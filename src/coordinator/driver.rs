@@ -57,7 +57,7 @@ type Calls = FuturesUnordered<BoxFuture<'static, Input>>;
 impl Run {
     /// Runs it to its end: every branch told, or the log broken.
     pub(super) async fn carry_out(mut self) {
-        let physical = self.inner.log.next_physical();
+        let physical = self.inner.begin_physical();
         let timeouts: Vec<_> = self.draft.plan.branches.iter().map(|b| b.prepare_timeout).collect();
         let backoff = self.inner.options.backoff();
         let mut engine = TwoPhase::new(&timeouts, backoff, physical.0);
@@ -99,6 +99,10 @@ impl Run {
         if let (Wait::Applied, Some(reply), Some(made)) = (self.wait, self.reply.take(), outcomes) {
             // The client may have gone; the answer is durable for when it asks again.
             let _ = reply.send(Ok(made.answer));
+        }
+        // One in doubt runs on, as far as a scan is concerned: recovery settles it.
+        if engine.is_done() {
+            self.inner.running.lock().expect("no panic while held").end(physical);
         }
         self.inner.unfinished.fetch_sub(1, Ordering::Relaxed);
     }
@@ -195,9 +199,9 @@ impl Run {
             request_hash: self.request_hash.clone(),
             row,
         };
-        let log = self.inner.log.clone();
+        let write = self.inner.log.record_intent(&intent);
         Box::pin(async move {
-            match log.record_intent(&intent).await {
+            match write.await {
                 Ok(()) => Input::Persisted,
                 Err(_) => Input::PersistFailed,
             }
@@ -269,7 +273,7 @@ impl Run {
 
     fn recorded(&self, index: usize) -> RecordedBranch {
         let branch = &self.branches[index];
-        RecordedBranch { participant: branch.name.clone(), identity: branch.participant.identity() }
+        RecordedBranch { participant: branch.name.clone(), identity: branch.identity.to_string() }
     }
 
     /// The outcome is durable: tell the feature state, the counters and the client.
@@ -375,6 +379,14 @@ impl Run {
 }
 
 impl Inner {
+    /// The next execution, known to run before anything of it can be seen.
+    fn begin_physical(&self) -> PhysicalId {
+        let mut running = self.running.lock().expect("no panic while held");
+        let physical = self.log.next_physical();
+        running.begin(physical);
+        physical
+    }
+
     fn gid(&self, physical: PhysicalId, branch: BranchIndex) -> Gid {
         Gid { log: self.log.log_id(), epoch: self.log.epoch(), physical, branch }
     }

@@ -9,9 +9,11 @@ mod clock;
 mod driver;
 mod gauges;
 mod in_flight;
+mod members;
 mod options;
 mod record;
 mod recovery;
+mod scan;
 mod startup;
 mod status;
 
@@ -28,12 +30,13 @@ use tokio::time::Instant;
 
 pub use answer::{Answer, Insights, Predicted, Submission, SubmitError, Timings, Wait};
 pub use clock::{Clock, SystemClock};
+pub use members::ParticipantStatus;
 pub use options::Options;
 pub use recovery::RecoveryError;
 pub use startup::StartError;
 pub use status::Status;
 
-use crate::decision_log::{AnswerRecord, DecisionLog};
+use crate::decision_log::{AnswerRecord, Decisions};
 use crate::features::{self, Event, LegContext};
 use crate::models::serving::Serving;
 use crate::participants::Participant;
@@ -45,13 +48,14 @@ use crate::txn::{
 use driver::{Reply, Run};
 use gauges::Gauge;
 use in_flight::{Conflict, InFlight};
+use members::{Member, Running, Standing};
 use record::{Draft, LegTrace, insights, timings};
 use status::Counters;
 
 /// What a coordinator is made of.
 pub struct Parts {
     /// The durable truth.
-    pub log: DecisionLog,
+    pub log: Arc<dyn Decisions>,
     /// Who takes part, by configured name.
     pub participants: BTreeMap<ParticipantName, Arc<dyn Participant>>,
     /// The models.
@@ -70,7 +74,7 @@ pub struct Coordinator {
 }
 
 struct Inner {
-    log: DecisionLog,
+    log: Arc<dyn Decisions>,
     participants: BTreeMap<ParticipantName, Member>,
     serving: Arc<Serving>,
     features: Mutex<features::State>,
@@ -78,19 +82,14 @@ struct Inner {
     clock: Arc<dyn Clock>,
     options: Options,
     in_flight: Mutex<InFlight>,
+    running: Mutex<Running>,
     unfinished: AtomicUsize,
+    /// What an earlier run left and recovery has not settled yet.
+    unsettled: AtomicUsize,
     counters: Counters,
     recovering: AtomicBool,
     draining: AtomicBool,
     stop: watch::Sender<bool>,
-    foreign: Vec<String>,
-}
-
-/// A configured participant with its live counters.
-#[derive(Clone)]
-struct Member {
-    participant: Arc<dyn Participant>,
-    gauge: Arc<Gauge>,
 }
 
 /// A participant's part in one transaction.
@@ -98,6 +97,7 @@ struct Branch {
     name: ParticipantName,
     participant: Arc<dyn Participant>,
     gauge: Arc<Gauge>,
+    identity: Arc<str>,
     operations: Vec<Operation>,
 }
 
@@ -154,9 +154,11 @@ impl Coordinator {
             draining: inner.draining.load(Ordering::Relaxed),
             in_flight: inner.in_flight.lock().expect("no panic while held").len(),
             unfinished: inner.unfinished.load(Ordering::Relaxed),
+            unsettled: inner.unsettled.load(Ordering::Relaxed),
             outcomes: inner.counters.outcomes(),
             reasons: inner.counters.reasons(),
-            foreign_branches: inner.foreign.clone(),
+            foreign_branches: inner.foreign(),
+            participants: inner.participants.iter().map(|(n, m)| m.status(n)).collect(),
             mode: inner.policy.lock().expect("no panic while held").mode(),
             flushes: inner.log.flushes(),
         }
@@ -167,14 +169,16 @@ impl Coordinator {
         &self.inner.serving
     }
 
-    /// The decision log.
-    pub fn log(&self) -> &DecisionLog {
-        &self.inner.log
-    }
-
     /// The configured participants.
     pub fn participant_names(&self) -> Vec<ParticipantName> {
         self.inner.participants.keys().cloned().collect()
+    }
+
+    /// Keeps new transactions from a participant, or lets them come again; those under way go on.
+    /// Answers whether there is such a participant.
+    pub fn drain(&self, name: &ParticipantName, drained: bool) -> bool {
+        let member = self.inner.participants.get(name);
+        member.inspect(|member| member.drain(drained)).is_some()
     }
 
     /// Switches policy between off, observe and enforce.
@@ -218,18 +222,28 @@ impl Inner {
                 operation: operation.operation.to_string(),
                 detail,
             })?;
-            match branches.iter_mut().find(|b| &b.name == name) {
-                Some(branch) => branch.operations.push(operation.clone()),
-                None => branches.push(Branch {
-                    name: name.clone(),
-                    participant: member.participant.clone(),
-                    gauge: member.gauge.clone(),
-                    operations: vec![operation.clone()],
-                }),
+            if let Some(branch) = branches.iter_mut().find(|b| &b.name == name) {
+                branch.operations.push(operation.clone());
+                continue;
             }
+            branches.push(Branch {
+                name: name.clone(),
+                participant: member.participant.clone(),
+                gauge: member.gauge.clone(),
+                identity: available(name, member)?,
+                operations: vec![operation.clone()],
+            });
         }
         transaction.payment.participants = branches.iter().map(|b| b.name.clone()).collect();
         Ok(branches.into())
+    }
+
+    fn foreign(&self) -> Vec<String> {
+        let of = |(name, member): (&ParticipantName, &Member)| {
+            let name = name.clone();
+            member.foreign().into_iter().map(move |gid| format!("{name} {gid}"))
+        };
+        self.participants.iter().flat_map(of).collect()
     }
 
     fn begin(&self, submission: &Submission) -> Result<(), SubmitError> {
@@ -340,7 +354,7 @@ impl Inner {
             started,
             predicted,
             reply: Some(reply),
-            announced: Some(self.log.announce()),
+            announced: self.log.announce(),
             inner: self,
         };
         match run.draft.plan.admission {
@@ -376,6 +390,18 @@ impl Inner {
         let features = state.extract(payment, contexts, at);
         state.apply(&Event::Arrived { at, payment });
         features
+    }
+}
+
+/// The identity of a participant that takes transactions now.
+fn available(name: &ParticipantName, member: &Member) -> Result<Arc<str>, SubmitError> {
+    let away = |detail| SubmitError::ParticipantAway { name: name.clone(), detail };
+    if member.drained() {
+        return Err(away("it is drained".to_owned()));
+    }
+    match member.standing() {
+        Standing::Ready { identity } => Ok(identity),
+        Standing::Away { detail } => Err(away(detail)),
     }
 }
 

@@ -14,6 +14,13 @@ pub struct Options {
     pub unfinished_max: usize,
     /// How long start-up works on recovery before it goes on in the background, in milliseconds.
     pub recovery_wait_ms: u64,
+    /// How long a participant may take to accept our epoch and to list its prepared branches, in
+    /// milliseconds.
+    pub claim_timeout_ms: u64,
+    /// How often every participant is asked for its prepared branches, in milliseconds.
+    pub scan_interval_ms: u64,
+    /// How long a branch may stay prepared before an operator hears of it, in milliseconds.
+    pub prepared_age_alert_ms: u64,
     /// First wait before a call of phase two is repeated, in milliseconds.
     pub retry_ms_first: u64,
     /// Longest wait before a call of phase two is repeated, in milliseconds.
@@ -26,6 +33,9 @@ impl Default for Options {
             in_flight_max: 4096,
             unfinished_max: 65_536,
             recovery_wait_ms: 10_000,
+            claim_timeout_ms: 15_000,
+            scan_interval_ms: 10_000,
+            prepared_age_alert_ms: 60_000,
             retry_ms_first: 50,
             retry_ms_max: 30_000,
         }
@@ -42,6 +52,8 @@ impl Options {
             Err(format!("coordinator.{key} is 0, it must be at least 1"))
         };
         at_least_one("in_flight_max", self.in_flight_max as u64)?;
+        at_least_one("claim_timeout_ms", self.claim_timeout_ms)?;
+        at_least_one("scan_interval_ms", self.scan_interval_ms)?;
         at_least_one("retry_ms_first", self.retry_ms_first)?;
         if self.unfinished_max < self.in_flight_max {
             return Err(format!(

@@ -1,21 +1,25 @@
-//! What to do at start with what the last run left behind. Pure: surveys in, steps out.
+//! What to do with what an earlier run left behind, or a late prepare. Pure: surveys in, steps out.
 //!
-//! A logged commit is committed; every other prepared branch of our own log from an older epoch is
-//! aborted (presumed abort); the intent of a one-phase commit is inquired. Branches of other log
-//! ids are listed and never touched: they belong to another coordinator, or to a folder of ours
-//! that was lost, and undoing half of a transaction cannot be mended.
+//! A logged commit is committed; every other prepared branch of our own log whose execution has
+//! ended is aborted (presumed abort); the intent of a one-phase commit is inquired. Branches of
+//! other log ids are listed and never touched: they belong to another coordinator, or to a folder
+//! of ours that was lost, and undoing half of a transaction cannot be mended.
+//!
+//! A participant that cannot be asked stops nothing: what concerns it waits until it can.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::decision_log::{DecisionRecord, Intent, RecordedBranch, Recovered};
+use crate::participants::Prepared;
 use crate::txn::{BranchIndex, Decision, Epoch, Gid, LogId, ParticipantName};
 
 /// What one participant said when it was asked at start.
 #[derive(Debug, Clone)]
 pub(super) struct Survey {
     pub(super) participant: ParticipantName,
-    pub(super) identity: String,
-    pub(super) prepared: Vec<Gid>,
+    pub(super) identity: Arc<str>,
+    pub(super) prepared: Prepared,
 }
 
 /// What recovery will do.
@@ -27,8 +31,17 @@ pub(super) struct Steps {
     pub(super) aborts: Vec<(ParticipantName, Gid)>,
     /// One-phase commits to inquire.
     pub(super) inquiries: Vec<Intent>,
-    /// Branches of other decision logs.
-    pub(super) foreign: Vec<(ParticipantName, Gid)>,
+}
+
+/// What one survey found, sorted out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sorted {
+    /// Ours, ended and undecided: to be aborted.
+    pub(super) orphans: Vec<Gid>,
+    /// Ours, all of them.
+    pub(super) ours: Vec<String>,
+    /// Of other decision logs, or of another form.
+    pub(super) foreign: Vec<String>,
 }
 
 /// Why start-up cannot go on: only an operator can mend it.
@@ -66,17 +79,20 @@ pub enum RecoveryError {
     },
 }
 
+/// What to do at start. `names` are the configured participants, `surveys` come from those of
+/// them that could be asked.
 pub(super) fn plan(
     log: LogId,
     epoch: Epoch,
     recovered: Recovered,
+    names: &[ParticipantName],
     surveys: &[Survey],
 ) -> Result<Steps, RecoveryError> {
     let mut steps = Steps::default();
     let mut decided = HashSet::new();
     for record in recovered.decisions {
         for branch in &record.branches {
-            check(branch, record.epoch, record.physical.0, surveys)?;
+            check(branch, record.epoch, record.physical.0, names, surveys)?;
         }
         if record.decision == Decision::Commit {
             decided.insert((record.epoch, record.physical));
@@ -84,49 +100,72 @@ pub(super) fn plan(
         }
     }
     for intent in recovered.intents {
-        check(&intent.branch, intent.epoch, intent.physical.0, surveys)?;
+        check(&intent.branch, intent.epoch, intent.physical.0, names, surveys)?;
         decided.insert((intent.epoch, intent.physical));
         steps.inquiries.push(intent);
     }
     for survey in surveys {
-        for &gid in &survey.prepared {
-            if gid.log != log {
-                steps.foreign.push((survey.participant.clone(), gid));
-            } else if gid.epoch < epoch && !decided.contains(&(gid.epoch, gid.physical)) {
-                steps.aborts.push((survey.participant.clone(), gid));
-            }
-        }
+        let ended = |gid: &Gid| gid.epoch < epoch;
+        let decided = |gid: &Gid| decided.contains(&(gid.epoch, gid.physical));
+        let sorted = sort(log, &survey.prepared, ended, decided);
+        let orphan = |gid| (survey.participant.clone(), gid);
+        steps.aborts.extend(sorted.orphans.into_iter().map(orphan));
     }
     Ok(steps)
+}
+
+/// Sorts out what stands prepared at a participant. `ended` says of a branch of ours whether its
+/// execution is certainly over, `decided` whether a decision to commit it may be open: ask in this
+/// order, since an execution that ends takes its decision with it.
+pub(super) fn sort(
+    log: LogId,
+    prepared: &Prepared,
+    ended: impl Fn(&Gid) -> bool,
+    decided: impl Fn(&Gid) -> bool,
+) -> Sorted {
+    let mut sorted = Sorted { foreign: prepared.others.clone(), ..Sorted::default() };
+    for gid in &prepared.branches {
+        if gid.log != log {
+            sorted.foreign.push(gid.to_string());
+            continue;
+        }
+        sorted.ours.push(gid.to_string());
+        if ended(gid) && !decided(gid) {
+            sorted.orphans.push(*gid);
+        }
+    }
+    sorted
 }
 
 fn check(
     branch: &RecordedBranch,
     epoch: Epoch,
     physical: u64,
+    names: &[ParticipantName],
     surveys: &[Survey],
 ) -> Result<(), RecoveryError> {
     let participant = branch.participant.clone();
-    let Some(survey) = surveys.iter().find(|s| s.participant == participant) else {
+    if !names.contains(&participant) {
         return Err(RecoveryError::MissingParticipant { physical, epoch: epoch.0, participant });
-    };
-    if survey.identity != branch.identity {
-        return Err(RecoveryError::OtherServer {
+    }
+    let survey = surveys.iter().find(|s| s.participant == participant);
+    match survey.filter(|survey| *survey.identity != *branch.identity) {
+        None => Ok(()),
+        Some(survey) => Err(RecoveryError::OtherServer {
             participant,
             recorded: branch.identity.clone(),
-            found: survey.identity.clone(),
+            found: survey.identity.to_string(),
             physical,
             epoch: epoch.0,
-        });
+        }),
     }
-    Ok(())
 }
 
 /// The branches of a decision that must hear it.
 pub(super) fn branches_to_commit(
     log: LogId,
     record: &DecisionRecord,
-) -> impl Iterator<Item = (ParticipantName, Gid)> + '_ {
+) -> impl Iterator<Item = (&RecordedBranch, Gid)> {
     let indexed = record.branches.iter().enumerate();
     indexed.filter_map(move |(index, branch)| {
         let index = u16::try_from(index).expect("an engine has at most u16::MAX branches");
@@ -135,7 +174,7 @@ pub(super) fn branches_to_commit(
         }
         let gid =
             Gid { log, epoch: record.epoch, physical: record.physical, branch: BranchIndex(index) };
-        Some((branch.participant.clone(), gid))
+        Some((branch, gid))
     })
 }
 
@@ -178,8 +217,13 @@ mod tests {
         }
     }
 
-    fn survey(participant: &str, prepared: Vec<Gid>) -> Survey {
+    fn survey(participant: &str, branches: Vec<Gid>) -> Survey {
+        let prepared = Prepared { branches, others: Vec::new() };
         Survey { participant: name(participant), identity: "id".into(), prepared }
+    }
+
+    fn names() -> [ParticipantName; 2] {
+        [name("a"), name("b")]
     }
 
     #[test]
@@ -189,22 +233,37 @@ mod tests {
             survey("a", vec![gid(1, 1, 1, 0), gid(1, 1, 2, 0), gid(9, 1, 1, 0)]),
             survey("b", vec![gid(1, 2, 1, 1)]),
         ];
-        let steps = plan(log(1), Epoch(2), recovered, &surveys).unwrap();
+        let steps = plan(log(1), Epoch(2), recovered, &names(), &surveys).unwrap();
         assert_eq!(steps.commits.len(), 1);
         assert_eq!(steps.aborts, [(name("a"), gid(1, 1, 2, 0))]);
-        assert_eq!(steps.foreign, [(name("a"), gid(9, 1, 1, 0))]);
-        let told: Vec<_> = branches_to_commit(log(1), &steps.commits[0]).collect();
+        let told = branches_to_commit(log(1), &steps.commits[0]);
+        let told: Vec<_> = told.map(|(branch, gid)| (branch.participant.clone(), gid)).collect();
         assert_eq!(told, [(name("a"), gid(1, 1, 1, 0)), (name("b"), gid(1, 1, 1, 1))]);
     }
 
     #[test]
-    fn a_lost_or_swapped_participant_stops_start_up() {
+    fn what_stands_prepared_is_sorted_by_whose_it_is_and_whether_it_can_still_be_decided() {
+        let others = vec!["xa-of-somebody".to_owned()];
+        let branches = vec![gid(9, 1, 1, 0), gid(1, 2, 1, 0), gid(1, 2, 2, 0), gid(1, 2, 3, 0)];
+        let prepared = Prepared { branches, others };
+        let sorted =
+            sort(log(1), &prepared, |gid| gid.physical.0 < 3, |gid| gid.physical == PhysicalId(2));
+        assert_eq!(sorted.orphans, [gid(1, 2, 1, 0)]);
+        assert_eq!(sorted.ours.len(), 3);
+        assert_eq!(sorted.foreign, ["xa-of-somebody".to_owned(), gid(9, 1, 1, 0).to_string()]);
+    }
+
+    #[test]
+    fn a_lost_or_swapped_participant_stops_start_up_and_one_that_is_away_does_not() {
         let recovered = || Recovered { decisions: vec![record(1, 1, "id")], intents: vec![] };
-        let lost = plan(log(1), Epoch(2), recovered(), &[survey("a", vec![])]);
+        let here = [survey("a", vec![])];
+        let lost = plan(log(1), Epoch(2), recovered(), &[name("a")], &here);
         assert!(matches!(lost, Err(RecoveryError::MissingParticipant { .. })));
+        let away = plan(log(1), Epoch(2), recovered(), &names(), &here).unwrap();
+        assert_eq!(away.commits.len(), 1);
         let mut other = survey("b", vec![]);
         other.identity = "another".into();
-        let swapped = plan(log(1), Epoch(2), recovered(), &[survey("a", vec![]), other]);
+        let swapped = plan(log(1), Epoch(2), recovered(), &names(), &[survey("a", vec![]), other]);
         assert!(matches!(swapped, Err(RecoveryError::OtherServer { .. })));
     }
 }

@@ -1,6 +1,5 @@
 //! Start-up: fence, survey, recover, then take transactions.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,11 +7,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::answer::{Answer, Timings};
-use super::gauges::Gauge;
 use super::in_flight::InFlight;
+use super::members::{Member, Standing};
 use super::recovery::{self, RecoveryError, Steps, Survey, branches_to_commit};
+use super::scan::{bring_in, scan};
 use super::status::Counters;
-use super::{Coordinator, Inner, Member, Options, Parts};
+use super::{Coordinator, Inner, Options, Parts};
 use crate::decision_log::{AnswerRecord, DecisionRecord, Intent, Recovered};
 use crate::participants::{Ack, ClaimError, Inquiry};
 use crate::txn::{
@@ -25,16 +25,13 @@ pub enum StartError {
     /// An option is out of bounds.
     #[error("{0}")]
     Options(String),
-    /// A participant refuses this epoch, or cannot be asked.
-    #[error(transparent)]
-    Claim(#[from] ClaimError),
-    /// A participant could not list its prepared branches.
-    #[error("participant {participant} cannot list its prepared branches: {detail}")]
-    Survey {
-        /// Which one.
-        participant: ParticipantName,
-        /// Why.
-        detail: String,
+    /// A participant has seen a later epoch of this log.
+    #[error("participant {name}: {error}")]
+    Claim {
+        /// Its configured name.
+        name: ParticipantName,
+        /// What it knows.
+        error: ClaimError,
     },
     /// What is in doubt does not fit the configuration.
     #[error(transparent)]
@@ -44,70 +41,95 @@ pub enum StartError {
 impl Coordinator {
     /// Fences older epochs at every participant, recovers what the last run left, and starts.
     ///
-    /// Recovery that takes longer than `recovery_wait_ms` goes on in the background; the keys it
-    /// has not settled stay in flight meanwhile, so nothing runs twice.
+    /// A participant that cannot be asked stops nothing: transactions that need it are refused,
+    /// and what is in doubt there waits, until it can. Recovery that takes longer than
+    /// `recovery_wait_ms` goes on in the background; the keys it has not settled stay in flight
+    /// meanwhile, so nothing runs twice.
     pub async fn start(
         parts: Parts,
         recovered: Recovered,
         options: Options,
     ) -> Result<Self, StartError> {
         options.check().map_err(StartError::Options)?;
-        let log = &parts.log;
-        let mut surveys = Vec::new();
-        for (name, participant) in &parts.participants {
-            participant.claim_epoch(log.log_id(), log.epoch()).await?;
-            let prepared = participant
-                .list_prepared()
-                .await
-                .map_err(|detail| StartError::Survey { participant: name.clone(), detail })?;
-            surveys.push(Survey {
-                participant: name.clone(),
-                identity: participant.identity(),
-                prepared,
-            });
+        let inner = Arc::new(Inner::new(parts, options, &recovered.intents));
+        let surveys = inner.survey_all().await?;
+        let names: Vec<_> = inner.participants.keys().cloned().collect();
+        let log = &inner.log;
+        let steps = recovery::plan(log.log_id(), log.epoch(), recovered, &names, &surveys)?;
+        for survey in &surveys {
+            let sorted = recovery::sort(log.log_id(), &survey.prepared, |_| false, |_| true);
+            let member = &inner.participants[&survey.participant];
+            member.saw(&sorted.ours, sorted.foreign, Duration::MAX);
+            member.stand(Standing::Ready { identity: survey.identity.clone() });
         }
-        let steps = recovery::plan(log.log_id(), log.epoch(), recovered, &surveys)?;
-        let inner = Arc::new(Inner::new(parts, options, &steps));
+        for name in names {
+            if !surveys.iter().any(|survey| survey.participant == name) {
+                tokio::spawn(bring_in(Arc::downgrade(&inner), name, inner.options.backoff()));
+            }
+        }
         let wait = Duration::from_millis(inner.options.recovery_wait_ms);
         let mut task = tokio::spawn(inner.clone().recover(steps));
         if tokio::time::timeout(wait, &mut task).await.is_err() {
             tracing::warn!(?wait, "recovery goes on in the background");
+            inner.recovering.store(false, Ordering::Relaxed);
         }
+        let interval = Duration::from_millis(inner.options.scan_interval_ms);
+        tokio::spawn(scan(Arc::downgrade(&inner), interval));
         Ok(Self { inner })
     }
 }
 
 impl Inner {
-    fn new(parts: Parts, options: Options, steps: &Steps) -> Self {
+    fn new(parts: Parts, options: Options, intents: &[Intent]) -> Self {
         let mut in_flight = InFlight::new(options.in_flight_max);
-        for intent in &steps.inquiries {
+        for intent in intents {
             in_flight.hold(&intent.row.txn_id, &intent.request_hash);
         }
-        let foreign = steps.foreign.iter().map(|(name, gid)| format!("{name} {gid}")).collect();
-        let member =
-            |(name, participant)| (name, Member { participant, gauge: Arc::new(Gauge::default()) });
-        let participants: BTreeMap<_, _> = parts.participants.into_iter().map(member).collect();
+        let member = |(name, participant)| (name, Member::new(participant));
         Self {
             log: parts.log,
-            participants,
+            participants: parts.participants.into_iter().map(member).collect(),
             serving: parts.serving,
             features: Mutex::new(parts.features),
             policy: Mutex::new(parts.policy),
             clock: parts.clock,
             options,
             in_flight: Mutex::new(in_flight),
+            running: Mutex::default(),
             unfinished: AtomicUsize::new(0),
+            unsettled: AtomicUsize::new(0),
             counters: Counters::default(),
             recovering: AtomicBool::new(true),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(false),
-            foreign,
         }
+    }
+
+    /// Asks all participants at once; those that cannot be asked are left out.
+    async fn survey_all(&self) -> Result<Vec<Survey>, StartError> {
+        let asked = self.participants.iter().map(|(name, member)| self.survey(name, member));
+        let answers = futures_util::future::join_all(asked).await;
+        let mut surveys = Vec::new();
+        for (answer, (name, member)) in answers.into_iter().zip(&self.participants) {
+            match answer {
+                Ok(survey) => surveys.push(survey),
+                Err(error @ ClaimError::Stale { .. }) => {
+                    return Err(StartError::Claim { name: name.clone(), error });
+                }
+                Err(error) => {
+                    tracing::warn!(participant = %name, "{error}");
+                    member.stand(Standing::Away { detail: error.to_string() });
+                }
+            }
+        }
+        Ok(surveys)
     }
 
     /// Each transaction on its own: one that cannot be settled never stops the rest.
     async fn recover(self: Arc<Self>, steps: Steps) {
         let mut tasks = tokio::task::JoinSet::new();
+        let count = steps.commits.len() + steps.aborts.len() + steps.inquiries.len();
+        self.unsettled.store(count, Ordering::Relaxed);
         // Bounded by what one run left behind: at most its limit of unfinished transactions.
         for record in steps.commits {
             let inner = self.clone();
@@ -124,6 +146,7 @@ impl Inner {
             tasks.spawn(async move { inner.recover_intent(intent).await });
         }
         while let Some(result) = tasks.join_next().await {
+            self.unsettled.fetch_sub(1, Ordering::Relaxed);
             if let Err(error) = result {
                 tracing::error!(%error, "a recovery task ended");
             }
@@ -132,12 +155,16 @@ impl Inner {
     }
 
     async fn recover_commit(&self, record: DecisionRecord) {
-        let told: Vec<_> = branches_to_commit(self.log.log_id(), &record).collect();
-        for (name, gid) in told {
-            if let Some(detail) = self.tell(&name, gid, Verdict::Commit).await {
-                for id in &record.members {
-                    self.mark_heuristic(id, &detail).await;
-                }
+        let told = branches_to_commit(self.log.log_id(), &record).map(|(branch, gid)| async move {
+            let member = self.participants.get(&branch.participant)?;
+            member.ready_as(branch).await;
+            self.tell(&branch.participant, gid, Verdict::Commit).await
+        });
+        // At once: a branch that waits for its participant keeps no other from hearing.
+        let details = futures_util::future::join_all(told).await;
+        for detail in details.into_iter().flatten() {
+            for id in &record.members {
+                self.mark_heuristic(id, &detail).await;
             }
         }
         if let Err(error) = self.log.finish(record.epoch, record.physical).await {
@@ -146,7 +173,12 @@ impl Inner {
     }
 
     /// Repeats a verdict until it is acknowledged; answers the detail of a heuristic end.
-    async fn tell(&self, name: &ParticipantName, gid: Gid, verdict: Verdict) -> Option<String> {
+    pub(super) async fn tell(
+        &self,
+        name: &ParticipantName,
+        gid: Gid,
+        verdict: Verdict,
+    ) -> Option<String> {
         let member = self.participants.get(name)?;
         let mut attempt = 0;
         loop {
@@ -183,6 +215,7 @@ impl Inner {
 
     async fn recover_intent(&self, intent: Intent) {
         let Some(member) = self.participants.get(&intent.branch.participant) else { return };
+        member.ready_as(&intent.branch).await;
         let gid = Gid {
             log: self.log.log_id(),
             epoch: intent.epoch,
@@ -250,7 +283,7 @@ impl Inner {
 }
 
 #[derive(Clone, Copy)]
-enum Verdict {
+pub(super) enum Verdict {
     Commit,
     Abort,
 }

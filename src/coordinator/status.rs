@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use serde::Serialize;
 
+use super::members::ParticipantStatus;
 use crate::txn::{Mode, Outcome, Reason};
 
 /// A snapshot of the coordinator's counters since start.
@@ -12,8 +13,10 @@ use crate::txn::{Mode, Outcome, Reason};
 pub struct Status {
     /// Whether the decision log takes writes.
     pub healthy: bool,
-    /// Whether recovery still works on what the last run left.
+    /// Whether start-up still waits for recovery.
     pub recovering: bool,
+    /// Transactions of earlier runs that are not settled yet: they wait for a participant.
+    pub unsettled: usize,
     /// Whether new transactions are refused because it is stopping.
     pub draining: bool,
     /// Transactions without an answer.
@@ -24,8 +27,10 @@ pub struct Status {
     pub outcomes: BTreeMap<Outcome, u64>,
     /// Reasons given in answers, by code.
     pub reasons: BTreeMap<String, u64>,
-    /// Prepared branches of other decision logs found at start, as `participant gid`.
+    /// Prepared branches of other decision logs found by the last look, as `participant gid`.
     pub foreign_branches: Vec<String>,
+    /// The participants.
+    pub participants: Vec<ParticipantStatus>,
     /// Policy's mode.
     pub mode: Mode,
     /// Flushes of the decision log since start.

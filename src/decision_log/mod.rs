@@ -18,6 +18,8 @@
 //!   client hears anything.
 //! - Outcome rows are numbered in the order of their durability, without gaps.
 //! - A failed write poisons the log: it refuses everything until the process starts again.
+//!
+//! What a coordinator asks of it is the trait [`Decisions`]; [`DecisionLog`] is the embedded log.
 
 mod records;
 mod seal;
@@ -31,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -81,7 +84,7 @@ pub struct Options {
     pub answer_retention: Duration,
     /// The most writes waiting; more are refused.
     pub queue_count_max: usize,
-    /// The longest that [`DecisionLog::finish`] waits for another write to share its flush.
+    /// The longest that [`Decisions::finish`] waits for another write to share its flush.
     pub lazy_flush_after: Duration,
 }
 
@@ -96,7 +99,62 @@ impl Default for Options {
     }
 }
 
-/// The durable truth of one coordinator; clones share it.
+/// What a coordinator asks of its decision log, wherever that stands. Writes are queued by the
+/// call itself, in its order; their futures resolve when they are durable.
+pub trait Decisions: Send + Sync {
+    /// The random identity made with the log.
+    fn log_id(&self) -> LogId;
+
+    /// How often it has been opened.
+    fn epoch(&self) -> Epoch;
+
+    /// 1, 2, … within this epoch.
+    fn next_physical(&self) -> PhysicalId;
+
+    /// Tells the log that an outcome is about to be recorded: transactions in step then share
+    /// flushes (see [`store`](crate::store)). Drop the guard after the call that records it.
+    fn announce(&self) -> Option<Announced> {
+        None
+    }
+
+    /// Makes the intent of a one-phase commit durable, before it is sent.
+    fn record_intent(&self, intent: &Intent) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// Makes an outcome durable, all or nothing: the commit decision if there is one, the answer,
+    /// the outcome row; and removes the intent that it settles.
+    ///
+    /// After an error the outcome is in doubt until the log is opened again, except for
+    /// [`store::Error::Full`] and [`store::Error::Closed`], which wrote nothing.
+    fn record_outcome(
+        &self,
+        decision: Option<&DecisionRecord>,
+        answer: &AnswerRecord,
+        row: &OutcomeRow,
+        intent_done: Option<(Epoch, PhysicalId)>,
+    ) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// Forgets a decision that every participant has acknowledged. Lazy: if it is lost, the
+    /// decision is back after a crash and acknowledged again.
+    fn finish(&self, epoch: Epoch, physical: PhysicalId) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// Replaces an answer: one in doubt that became final, or one found to be heuristic.
+    fn update_answer(&self, answer: &AnswerRecord) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// What was answered, if anything durable was.
+    fn answer(&self, id: &TxnId) -> Result<Option<AnswerRecord>, Error>;
+
+    /// The commit decision of an execution, until it is finished everywhere.
+    fn decision(&self, epoch: Epoch, physical: PhysicalId)
+    -> Result<Option<DecisionRecord>, Error>;
+
+    /// How often the log has synced since it was opened.
+    fn flushes(&self) -> u64;
+
+    /// Whether it takes writes.
+    fn healthy(&self) -> bool;
+}
+
+/// The durable truth of one coordinator, embedded; clones share it.
 #[derive(Clone)]
 pub struct DecisionLog(Arc<Inner>);
 
@@ -137,102 +195,6 @@ impl DecisionLog {
         Ok((log, recovered))
     }
 
-    /// The random identity made with the log.
-    pub fn log_id(&self) -> LogId {
-        LogId(self.store().id())
-    }
-
-    /// How often it has been opened.
-    pub fn epoch(&self) -> Epoch {
-        self.0.epoch
-    }
-
-    /// 1, 2, … within this epoch.
-    pub fn next_physical(&self) -> PhysicalId {
-        PhysicalId(self.0.next_physical.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Tells the log that an outcome is about to be recorded: transactions in step then share
-    /// flushes (see [`store`](crate::store)). Drop the guard after the call that records it.
-    pub fn announce(&self) -> Announced {
-        self.store().announce()
-    }
-
-    /// Makes the intent of a one-phase commit durable, before it is sent.
-    pub async fn record_intent(&self, intent: &Intent) -> Result<(), Error> {
-        let mut batch = Batch::new();
-        batch.put(INTENTS, execution_key(intent.epoch, intent.physical), encode(intent));
-        self.write(batch).await
-    }
-
-    /// Makes an outcome durable, all or nothing: the commit decision if there is one, the answer,
-    /// the outcome row; and removes the intent that it settles.
-    ///
-    /// After an error the outcome is in doubt until the log is opened again, except for
-    /// [`store::Error::Full`] and [`store::Error::Closed`], which wrote nothing.
-    ///
-    /// It is queued by the call itself; the future resolves when it is durable.
-    pub fn record_outcome(
-        &self,
-        decision: Option<&DecisionRecord>,
-        answer: &AnswerRecord,
-        row: &OutcomeRow,
-        intent_done: Option<(Epoch, PhysicalId)>,
-    ) -> impl Future<Output = Result<(), Error>> + use<> {
-        let mut batch = Batch::new();
-        if let Some(decision) = decision {
-            let key = execution_key(decision.epoch, decision.physical);
-            batch.put(DECISIONS, key, encode(decision));
-        }
-        if let Some((epoch, physical)) = intent_done {
-            batch.delete(INTENTS, execution_key(epoch, physical));
-        }
-        batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
-        batch.append(OUTCOMES, encode(row));
-        let write = self.store().write(batch);
-        async move {
-            write.await?;
-            Ok(())
-        }
-    }
-
-    /// Forgets a decision that every participant has acknowledged. Lazy, queued by the call
-    /// itself: if it is lost, the decision is back after a crash and acknowledged again.
-    pub fn finish(
-        &self,
-        epoch: Epoch,
-        physical: PhysicalId,
-    ) -> impl Future<Output = Result<(), Error>> + use<> {
-        let mut batch = Batch::new();
-        batch.delete(DECISIONS, execution_key(epoch, physical));
-        let write = self.store().write_lazy(batch);
-        async move {
-            write.await?;
-            Ok(())
-        }
-    }
-
-    /// Replaces an answer: one in doubt that became final, or one found to be heuristic.
-    pub async fn update_answer(&self, answer: &AnswerRecord) -> Result<(), Error> {
-        let mut batch = Batch::new();
-        batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
-        self.write(batch).await
-    }
-
-    /// What was answered, if anything durable was.
-    pub fn answer(&self, id: &TxnId) -> Result<Option<AnswerRecord>, Error> {
-        read(self.store(), ANSWERS, &answer_key(id))
-    }
-
-    /// The commit decision of an execution, until it is finished everywhere.
-    pub fn decision(
-        &self,
-        epoch: Epoch,
-        physical: PhysicalId,
-    ) -> Result<Option<DecisionRecord>, Error> {
-        read(self.store(), DECISIONS, &execution_key(epoch, physical))
-    }
-
     /// Removes answers older than the retention and gives their number. An answer stays while it
     /// is in doubt, or while its decision or intent is open.
     pub async fn prune_answers(&self, now: Timestamp) -> Result<u64, Error> {
@@ -271,19 +233,9 @@ impl DecisionLog {
         Ok(decisions.chain(intents).map(|(epoch, physical)| (log, epoch, physical)).collect())
     }
 
-    /// How often the log has synced since it was opened.
-    pub fn flushes(&self) -> u64 {
-        self.store().flushes()
-    }
-
     /// How many writes became durable since it was opened.
     pub fn writes(&self) -> u64 {
         self.store().writes()
-    }
-
-    /// Whether it takes writes.
-    pub fn healthy(&self) -> bool {
-        self.store().healthy()
     }
 
     /// Flushes what is queued and refuses everything after. Blocks for that flush.
@@ -295,9 +247,9 @@ impl DecisionLog {
         &self.0.store
     }
 
-    async fn write(&self, batch: Batch) -> Result<(), Error> {
-        self.store().write(batch).await?;
-        Ok(())
+    fn write(&self, batch: Batch) -> BoxFuture<'static, Result<(), Error>> {
+        let write = self.store().write(batch);
+        Box::pin(async move { Ok(write.await.map(drop)?) })
     }
 
     fn unresolved(&self) -> Result<HashSet<TxnId>, Error> {
@@ -305,6 +257,83 @@ impl DecisionLog {
         let intents: Vec<Intent> = read_all(self.store(), INTENTS)?;
         let members = decisions.into_iter().flat_map(|decision| decision.members);
         Ok(members.chain(intents.into_iter().map(|intent| intent.row.txn_id)).collect())
+    }
+}
+
+impl Decisions for DecisionLog {
+    fn log_id(&self) -> LogId {
+        LogId(self.store().id())
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.0.epoch
+    }
+
+    fn next_physical(&self) -> PhysicalId {
+        PhysicalId(self.0.next_physical.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn announce(&self) -> Option<Announced> {
+        Some(self.store().announce())
+    }
+
+    fn record_intent(&self, intent: &Intent) -> BoxFuture<'static, Result<(), Error>> {
+        let mut batch = Batch::new();
+        batch.put(INTENTS, execution_key(intent.epoch, intent.physical), encode(intent));
+        self.write(batch)
+    }
+
+    fn record_outcome(
+        &self,
+        decision: Option<&DecisionRecord>,
+        answer: &AnswerRecord,
+        row: &OutcomeRow,
+        intent_done: Option<(Epoch, PhysicalId)>,
+    ) -> BoxFuture<'static, Result<(), Error>> {
+        let mut batch = Batch::new();
+        if let Some(decision) = decision {
+            let key = execution_key(decision.epoch, decision.physical);
+            batch.put(DECISIONS, key, encode(decision));
+        }
+        if let Some((epoch, physical)) = intent_done {
+            batch.delete(INTENTS, execution_key(epoch, physical));
+        }
+        batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
+        batch.append(OUTCOMES, encode(row));
+        self.write(batch)
+    }
+
+    fn finish(&self, epoch: Epoch, physical: PhysicalId) -> BoxFuture<'static, Result<(), Error>> {
+        let mut batch = Batch::new();
+        batch.delete(DECISIONS, execution_key(epoch, physical));
+        let write = self.store().write_lazy(batch);
+        Box::pin(async move { Ok(write.await.map(drop)?) })
+    }
+
+    fn update_answer(&self, answer: &AnswerRecord) -> BoxFuture<'static, Result<(), Error>> {
+        let mut batch = Batch::new();
+        batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
+        self.write(batch)
+    }
+
+    fn answer(&self, id: &TxnId) -> Result<Option<AnswerRecord>, Error> {
+        read(self.store(), ANSWERS, &answer_key(id))
+    }
+
+    fn decision(
+        &self,
+        epoch: Epoch,
+        physical: PhysicalId,
+    ) -> Result<Option<DecisionRecord>, Error> {
+        read(self.store(), DECISIONS, &execution_key(epoch, physical))
+    }
+
+    fn flushes(&self) -> u64 {
+        self.store().flushes()
+    }
+
+    fn healthy(&self) -> bool {
+        self.store().healthy()
     }
 }
 

@@ -5,15 +5,11 @@
 
 pub mod ledger;
 
-use std::future::Future;
-use std::pin::Pin;
+pub use futures_util::future::BoxFuture;
 
 pub use crate::store::Announced;
 pub use crate::txn::{Ack, Inquiry};
 use crate::txn::{Epoch, Gid, LogId, Operation, Vote};
-
-/// A future that a trait object can return.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Why a participant refuses a coordinator at start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,28 +27,39 @@ pub enum ClaimError {
         /// The epoch that was claimed.
         claimed: u64,
     },
-    /// It could not be asked.
-    #[error("participant {participant} cannot be reached: {detail}")]
+    /// It could not be asked. It is asked again.
+    #[error("it cannot be reached: {detail}")]
     Unreachable {
-        /// The participant's identity.
-        participant: String,
         /// Why.
         detail: String,
     },
+    /// It answers, and lacks what two-phase commit needs. It is asked again.
+    #[error("it cannot take part: {detail}")]
+    Unfit {
+        /// What is missing, and the statement that mends it.
+        detail: String,
+    },
+}
+
+/// What stands prepared at a participant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prepared {
+    /// Branches of Presume, also those of other decision logs.
+    pub branches: Vec<Gid>,
+    /// Ids of another form, as they are: somebody else's, listed and never touched.
+    pub others: Vec<String>,
 }
 
 /// One resource that takes part in transactions.
 ///
 /// Implementations are safe to call from any task at any time; each call may be repeated.
 pub trait Participant: Send + Sync {
-    /// The server's own identity, made with its data: names change, this does not.
-    fn identity(&self) -> String;
-
     /// Checks an operation's name and parameters without touching data; `Err` is one sentence.
     fn validate(&self, operation: &Operation) -> Result<(), String>;
 
-    /// Fences every older epoch of `log`: their prepares are refused from now on.
-    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<(), ClaimError>>;
+    /// Fences every older epoch of `log`: their prepares are refused from now on. Answers the
+    /// server's own identity, made with its data: names change, this does not.
+    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>>;
 
     /// Tells it that a call for a branch is about to come, until the guard is dropped after that
     /// call: a participant that groups its flushes waits for it.
@@ -79,5 +86,5 @@ pub trait Participant: Send + Sync {
     fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry>;
 
     /// Every prepared branch, also those of other coordinators.
-    fn list_prepared(&self) -> BoxFuture<'_, Result<Vec<Gid>, String>>;
+    fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>>;
 }

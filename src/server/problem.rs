@@ -66,6 +66,9 @@ kinds! {
     Overloaded => TOO_MANY_REQUESTS, "overloaded", "Too much is in flight";
     /// The server starts or stops, or its log failed before anything was started.
     Unavailable => SERVICE_UNAVAILABLE, "unavailable", "The server takes no transactions now";
+    /// A participant is away or drained; nothing was started.
+    ParticipantAway => SERVICE_UNAVAILABLE, "participant-away",
+        "A participant takes no transactions now";
     /// The log failed: what became of the transaction is known after a restart.
     OutcomeUnknown => SERVICE_UNAVAILABLE, "outcome-unknown", "The outcome is not known yet";
     /// Our own failure.
@@ -107,8 +110,14 @@ impl Problem {
 
     /// Whether the same request may succeed later as it is.
     fn retryable(&self) -> bool {
-        let kinds = [Kind::Overloaded, Kind::Unavailable, Kind::OutcomeUnknown, Kind::InFlight];
-        kinds.contains(&self.kind)
+        matches!(
+            self.kind,
+            Kind::Overloaded
+                | Kind::Unavailable
+                | Kind::ParticipantAway
+                | Kind::OutcomeUnknown
+                | Kind::InFlight
+        )
     }
 }
 
@@ -138,6 +147,9 @@ impl From<SubmitError> for Problem {
             }
             SubmitError::BadOperation { .. } => Self::at(Kind::BadOperation, "operations", detail),
             SubmitError::Overloaded { .. } => Self::new(Kind::Overloaded, detail),
+            SubmitError::ParticipantAway { .. } => {
+                Self::at(Kind::ParticipantAway, "operations", detail)
+            }
             SubmitError::ShuttingDown => Self::new(Kind::Unavailable, detail),
             SubmitError::Unavailable { id, .. } => Self::about(Kind::OutcomeUnknown, id, detail),
         }

@@ -208,7 +208,7 @@ async fn open(args: &Args, data: &Path) -> anyhow::Result<Bench> {
         format!("{id}, mode observe")
     };
     let parts = Parts {
-        log,
+        log: Arc::new(log),
         participants,
         serving: Arc::new(serving),
         features,
@@ -221,7 +221,7 @@ async fn open(args: &Args, data: &Path) -> anyhow::Result<Bench> {
 
 impl Bench {
     fn flushes(&self) -> u64 {
-        self.coordinator.log().flushes() + self.ledgers.iter().map(Ledger::flushes).sum::<u64>()
+        self.coordinator.status().flushes + self.ledgers.iter().map(Ledger::flushes).sum::<u64>()
     }
 }
 

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use presume::participants::ledger::Ledger;
-use presume::participants::{Ack, BoxFuture, ClaimError, Inquiry, Participant};
+use presume::participants::{Ack, BoxFuture, ClaimError, Inquiry, Participant, Prepared};
 use presume::txn::{Epoch, Gid, LogId, Operation, Vote};
 
 /// The parameter that says how long to take, in milliseconds.
@@ -31,15 +31,11 @@ async fn take(operations: &[Operation]) -> Vec<Operation> {
 }
 
 impl Participant for Slowed {
-    fn identity(&self) -> String {
-        self.0.identity()
-    }
-
     fn validate(&self, operation: &Operation) -> Result<(), String> {
         self.0.validate(&taken_out(operation).0)
     }
 
-    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<(), ClaimError>> {
+    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>> {
         self.0.claim_epoch(log, epoch)
     }
 
@@ -67,7 +63,7 @@ impl Participant for Slowed {
         self.0.inquire(gid)
     }
 
-    fn list_prepared(&self) -> BoxFuture<'_, Result<Vec<Gid>, String>> {
+    fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
         self.0.list_prepared()
     }
 }

@@ -27,7 +27,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::decision_log::{self, DecisionLog, OutcomeRow, SealRange, SealedFile, SealedRange};
+use crate::decision_log::{
+    self, DecisionLog, Decisions as _, OutcomeRow, SealRange, SealedFile, SealedRange,
+};
 use crate::features;
 use crate::txn::Timestamp;
 

@@ -8,7 +8,7 @@ use polars::prelude::{DataType, ParquetReader, SerReader, TimeUnit};
 use serde_json::json;
 
 use super::*;
-use crate::decision_log::{AnswerRecord, OutcomeLeg};
+use crate::decision_log::{AnswerRecord, Decisions as _, OutcomeLeg};
 use crate::store::testing::SmallDisk;
 use crate::txn::{
     Admission, LatencyPrediction, LegVote, Mode, Outcome, Plan, Prediction, Probability, Protocol,

@@ -13,8 +13,6 @@ use crate::participants::{Ack, ClaimError, Inquiry};
 use crate::store::{self, Batch, Urgency, Write};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, Vote};
 
-use super::Participant as _;
-
 /// What a call decided: an answer at once, or one that counts when a write is durable.
 enum Step<T> {
     Now(T),
@@ -48,10 +46,8 @@ impl Ledger {
     }
 
     pub(super) async fn claim(&self, log: LogId, epoch: Epoch) -> Result<(), ClaimError> {
-        let unreachable = |error: store::Error| ClaimError::Unreachable {
-            participant: self.identity(),
-            detail: error.to_string(),
-        };
+        let unreachable =
+            |error: store::Error| ClaimError::Unreachable { detail: error.to_string() };
         let write = {
             let mut state = self.state();
             let known = state.epochs.get(&log).copied().unwrap_or_default();

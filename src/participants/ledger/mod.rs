@@ -48,7 +48,7 @@ use std::time::Duration;
 use crate::store::{self, Announced, Store};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, Timestamp, Vote};
 
-use super::{Ack, BoxFuture, ClaimError, Inquiry, Participant};
+use super::{Ack, BoxFuture, ClaimError, Inquiry, Participant, Prepared};
 
 pub use accounts::NewAccount;
 pub use book::{Balance, EQUITY, Overdraft, SETTLEMENT};
@@ -181,6 +181,11 @@ impl Ledger {
         Ok(Self(Arc::new(Inner { store, options, state, pruning })))
     }
 
+    /// Its own identity, made with its folder.
+    pub fn identity(&self) -> String {
+        format!("ledger:{}", self.0.store.id().simple())
+    }
+
     /// How often its store has synced since it was opened.
     pub fn flushes(&self) -> u64 {
         self.0.store.flushes()
@@ -211,16 +216,15 @@ impl Ledger {
 }
 
 impl Participant for Ledger {
-    fn identity(&self) -> String {
-        format!("ledger:{}", self.0.store.id().simple())
-    }
-
     fn validate(&self, operation: &Operation) -> Result<(), String> {
         operation::validate(operation)
     }
 
-    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<(), ClaimError>> {
-        Box::pin(self.claim(log, epoch))
+    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>> {
+        Box::pin(async move {
+            self.claim(log, epoch).await?;
+            Ok(self.identity())
+        })
     }
 
     fn announce(&self) -> Option<Announced> {
@@ -251,9 +255,9 @@ impl Participant for Ledger {
         Box::pin(self.inquire_branch(gid))
     }
 
-    fn list_prepared(&self) -> BoxFuture<'_, Result<Vec<Gid>, String>> {
-        let prepared = self.state().pending.keys().copied().collect();
-        Box::pin(std::future::ready(Ok(prepared)))
+    fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
+        let branches = self.state().pending.keys().copied().collect();
+        Box::pin(std::future::ready(Ok(Prepared { branches, others: Vec::new() })))
     }
 }
 

@@ -232,6 +232,11 @@ impl TwoPhase {
         matches!(self.phase, Phase::Done | Phase::InDoubt)
     }
 
+    /// Whether it ended with every branch told, rather than left to recovery.
+    pub fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
     /// What was decided, durable or about to be.
     pub fn decision(&self) -> Option<Decision> {
         match self.phase {

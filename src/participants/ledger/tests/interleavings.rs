@@ -157,7 +157,7 @@ impl Model {
             assert!(found.available_minor >= 0 || *name == "settlement", "{name} overdrawn");
         }
         let prepared = self.branches.values().filter(|b| matches!(b, Branch::Prepared(_)));
-        assert_eq!(run(ledger.list_prepared()).unwrap().len(), prepared.count());
+        assert_eq!(run(ledger.list_prepared()).unwrap().branches.len(), prepared.count());
     }
 }
 

@@ -165,7 +165,7 @@ fn votes_name_the_business_reason() {
         let text = format!("{operation:?}");
         assert_eq!(prepare(&ledger, gid(n), &[operation]), expected, "{text}");
     }
-    assert_eq!(run(ledger.list_prepared()).unwrap(), []);
+    assert_eq!(run(ledger.list_prepared()).unwrap().branches, []);
     assert_sound(&ledger);
 }
 
@@ -275,7 +275,7 @@ fn prepared_branches_survive_reopening_with_their_holds() {
     drop(ledger);
     let ledger = Ledger::open(dir.path(), quick()).unwrap();
     assert_eq!(ledger.identity(), identity);
-    assert_eq!(run(ledger.list_prepared()).unwrap(), [gid(1)]);
+    assert_eq!(run(ledger.list_prepared()).unwrap().branches, [gid(1)]);
     assert_eq!(available(&ledger, "a"), 40);
     assert_eq!(assert_sound(&ledger).pending, 1);
     assert_eq!(run(ledger.abort(gid(1))), Ack::Done);

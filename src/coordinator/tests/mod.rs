@@ -1,13 +1,14 @@
 #![allow(clippy::unwrap_used)]
 //! Against the real log and real ledgers in a scratch folder.
 
+mod faults;
+
 use std::path::Path;
-use std::sync::atomic::AtomicU32;
 
 use super::*;
-use crate::decision_log;
+use crate::decision_log::{self, DecisionLog};
 use crate::participants::ledger::{self, Ledger, NewAccount, Overdraft};
-use crate::participants::{Ack, BoxFuture, ClaimError, Inquiry};
+use crate::participants::{Ack, BoxFuture, ClaimError, Inquiry, Prepared};
 use crate::policy;
 use crate::txn::{
     Customer, CustomerId, CustomerType, Epoch, Gid, Kind, LogId, Money, OperationName, Params,
@@ -15,6 +16,7 @@ use crate::txn::{
 };
 
 struct World {
+    log: DecisionLog,
     coordinator: Coordinator,
     ledgers: BTreeMap<ParticipantName, Ledger>,
 }
@@ -35,6 +37,10 @@ async fn open(data: &Path, options: policy::Options) -> World {
 type Wrap = dyn Fn(&ParticipantName, Ledger) -> Arc<dyn Participant>;
 
 async fn open_with(data: &Path, options: policy::Options, wrap: &Wrap) -> World {
+    open_as(data, options, wrap, Options::default()).await
+}
+
+async fn open_as(data: &Path, policy: policy::Options, wrap: &Wrap, options: Options) -> World {
     let (log, recovered) =
         DecisionLog::open(&data.join("decisions"), decision_log::Options::default()).unwrap();
     let mut ledgers = BTreeMap::new();
@@ -46,15 +52,15 @@ async fn open_with(data: &Path, options: policy::Options, wrap: &Wrap) -> World 
         participants.insert(name(text), wrap(&name(text), ledger));
     }
     let parts = Parts {
-        log,
+        log: Arc::new(log.clone()),
         participants,
         serving: serving(),
         features: features::State::new(features::Options::default()).unwrap(),
-        policy: Policy::new(options).unwrap(),
+        policy: Policy::new(policy).unwrap(),
         clock: Arc::new(SystemClock),
     };
-    let coordinator = Coordinator::start(parts, recovered, Options::default()).await.unwrap();
-    World { coordinator, ledgers }
+    let coordinator = Coordinator::start(parts, recovered, options).await.unwrap();
+    World { log, coordinator, ledgers }
 }
 
 fn off() -> policy::Options {
@@ -151,7 +157,7 @@ async fn a_decline_aborts_everywhere_and_says_who_and_why() {
     assert_eq!((posted(&world, "a", "alice"), posted(&world, "b", "bob")), (100, 0));
     world.coordinator.shutdown(Duration::from_secs(5)).await;
     for ledger in world.ledgers.values() {
-        assert!(ledger.list_prepared().await.unwrap().is_empty());
+        assert!(ledger.list_prepared().await.unwrap().branches.is_empty());
     }
 }
 
@@ -178,218 +184,6 @@ async fn bad_requests_are_refused_before_anything_starts() {
     let error = world.coordinator.submit(unknown).await.unwrap_err();
     assert!(matches!(error, SubmitError::BadOperation { .. }), "{error}");
     assert_eq!(world.coordinator.status().unfinished, 0);
-}
-
-/// A participant that answers wrongly on purpose, over a real ledger.
-struct Faulty {
-    ledger: Ledger,
-    fault: Fault,
-    calls: AtomicU32,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Fault {
-    /// Never votes.
-    Silent,
-    /// Votes yes but the reply is lost.
-    VoteLost,
-    /// Commits in one phase but the reply is lost.
-    OnePhaseLost,
-    /// The first two acknowledgements of phase two are lost.
-    AcksLost,
-}
-
-impl Participant for Faulty {
-    fn identity(&self) -> String {
-        self.ledger.identity()
-    }
-    fn validate(&self, operation: &Operation) -> Result<(), String> {
-        self.ledger.validate(operation)
-    }
-    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<(), ClaimError>> {
-        self.ledger.claim_epoch(log, epoch)
-    }
-    fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {
-        match self.fault {
-            Fault::Silent => Box::pin(std::future::pending()),
-            Fault::VoteLost => Box::pin(async move {
-                self.ledger.prepare(gid, operations).await;
-                Vote::Unknown("reply lost".into())
-            }),
-            Fault::OnePhaseLost | Fault::AcksLost => self.ledger.prepare(gid, operations),
-        }
-    }
-    fn commit_one_phase<'a>(
-        &'a self,
-        gid: Gid,
-        operations: &'a [Operation],
-    ) -> BoxFuture<'a, Vote> {
-        Box::pin(async move {
-            let vote = self.ledger.commit_one_phase(gid, operations).await;
-            if self.fault == Fault::OnePhaseLost {
-                return Vote::Unknown("reply lost".into());
-            }
-            vote
-        })
-    }
-    fn commit(&self, gid: Gid) -> BoxFuture<'_, Ack> {
-        Box::pin(async move {
-            let ack = self.ledger.commit(gid).await;
-            if self.fault == Fault::AcksLost && self.calls.fetch_add(1, Ordering::SeqCst) < 2 {
-                return Ack::Unknown("reply lost".into());
-            }
-            ack
-        })
-    }
-    fn abort(&self, gid: Gid) -> BoxFuture<'_, Ack> {
-        self.ledger.abort(gid)
-    }
-    fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry> {
-        self.ledger.inquire(gid)
-    }
-    fn list_prepared(&self) -> BoxFuture<'_, Result<Vec<Gid>, String>> {
-        self.ledger.list_prepared()
-    }
-}
-
-async fn open_faulty(data: &Path, fault: Fault) -> World {
-    let options = policy::Options { prepare_timeout_ms_default: 60, ..off() };
-    let wrap = move |participant: &ParticipantName, ledger: Ledger| -> Arc<dyn Participant> {
-        if participant.as_str() == "a" {
-            return Arc::new(ledger);
-        }
-        Arc::new(Faulty { ledger, fault, calls: AtomicU32::new(0) })
-    };
-    let world = open_with(data, options, &wrap).await;
-    fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;
-    world
-}
-
-#[tokio::test]
-async fn a_participant_that_never_votes_times_out_and_nothing_stays_prepared() {
-    let data = tempfile::tempdir().unwrap();
-    let world = open_faulty(data.path(), Fault::Silent).await;
-    let answer = world.coordinator.submit(transfer("t1", 300)).await.unwrap();
-    assert_eq!(answer.outcome, Outcome::Aborted);
-    assert_eq!(answer.reasons[0].code, ReasonCode::PrepareTimeout);
-    world.coordinator.shutdown(Duration::from_secs(5)).await;
-    assert!(world.ledgers[&name("a")].list_prepared().await.unwrap().is_empty());
-    assert_eq!(posted(&world, "a", "alice"), 1000);
-    // The call that never returned is not counted for ever.
-    let silent = &world.coordinator.inner.participants[&name("b")];
-    assert_eq!(silent.gauge.context().in_flight, 0);
-}
-
-#[tokio::test]
-async fn a_lost_vote_aborts_and_rolls_the_prepared_branch_back() {
-    let data = tempfile::tempdir().unwrap();
-    let world = open_faulty(data.path(), Fault::VoteLost).await;
-    let answer = world.coordinator.submit(transfer("t1", 300)).await.unwrap();
-    assert_eq!(answer.outcome, Outcome::Aborted);
-    world.coordinator.shutdown(Duration::from_secs(5)).await;
-    assert!(world.ledgers[&name("b")].list_prepared().await.unwrap().is_empty());
-    assert_eq!((posted(&world, "a", "alice"), posted(&world, "b", "bob")), (1000, 0));
-}
-
-#[tokio::test]
-async fn a_lost_reply_to_a_one_phase_commit_is_answered_with_the_truth() {
-    let data = tempfile::tempdir().unwrap();
-    let world = open_faulty(data.path(), Fault::OnePhaseLost).await;
-    let credit = submission("one", vec![operation("b", "credit", "bob", 5)]);
-    let answer = world.coordinator.submit(credit).await.unwrap();
-    assert_eq!(answer.outcome, Outcome::Committed);
-    assert_eq!(posted(&world, "b", "bob"), 5);
-}
-
-#[tokio::test]
-async fn phase_two_is_told_again_until_it_is_acknowledged() {
-    let data = tempfile::tempdir().unwrap();
-    let world = open_faulty(data.path(), Fault::AcksLost).await;
-    let mut applied = transfer("t1", 300);
-    applied.wait = Wait::Applied;
-    let answer = world.coordinator.submit(applied).await.unwrap();
-    assert_eq!(answer.outcome, Outcome::Committed);
-    assert_eq!(posted(&world, "b", "bob"), 300);
-    assert_eq!(world.coordinator.shutdown(Duration::from_secs(5)).await, 0);
-}
-
-#[tokio::test]
-async fn recovery_commits_what_was_decided_and_aborts_the_rest() {
-    let data = tempfile::tempdir().unwrap();
-    let (decided, undecided);
-    {
-        let world = open(data.path(), off()).await;
-        fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;
-        // Prepared by hand, as a crash between prepare and commit would leave it.
-        let log = world.coordinator.log();
-        let gid = |physical, branch| Gid {
-            log: log.log_id(),
-            epoch: log.epoch(),
-            physical: crate::txn::PhysicalId(physical),
-            branch: crate::txn::BranchIndex(branch),
-        };
-        (decided, undecided) = ([gid(900, 0), gid(900, 1)], [gid(901, 0), gid(901, 1)]);
-        let (a, b) = (&world.ledgers[&name("a")], &world.ledgers[&name("b")]);
-        for gids in [decided, undecided] {
-            let debit = operation("a", "debit", "alice", 100);
-            assert_eq!(a.prepare(gids[0], &[debit]).await, Vote::Yes);
-            let credit = operation("b", "credit", "bob", 100);
-            assert_eq!(b.prepare(gids[1], &[credit]).await, Vote::Yes);
-        }
-        let branch = |participant: &str| decision_log::RecordedBranch {
-            participant: name(participant),
-            identity: world.ledgers[&name(participant)].identity(),
-        };
-        let record = decision_log::DecisionRecord {
-            epoch: log.epoch(),
-            physical: crate::txn::PhysicalId(900),
-            branches: vec![branch("a"), branch("b")],
-            read_only: vec![],
-            members: vec![TxnId::new("t900").unwrap()],
-            decision: crate::txn::Decision::Commit,
-            at: SystemClock.now(),
-        };
-        let answer = AnswerRecord {
-            id: TxnId::new("t900").unwrap(),
-            request_hash: "h".into(),
-            body: AnswerRecord::body(&()),
-            at: SystemClock.now(),
-        };
-        let draft = Draft {
-            transaction: transfer("t900", 100).transaction,
-            timestamp: SystemClock.now(),
-            features: features::Features { txn: [0.0; features::TXN_WIDTH], legs: vec![] },
-            prediction: None,
-            plan: Policy::new(off()).unwrap().plan(&[], None),
-        };
-        let row = draft.row(Outcome::Committed, None, &[], &[], Duration::ZERO);
-        log.record_outcome(Some(&record), &answer, &row, None).await.unwrap();
-    }
-    let world = open(data.path(), off()).await;
-    assert!(!world.coordinator.status().recovering);
-    assert_eq!((posted(&world, "a", "alice"), posted(&world, "b", "bob")), (900, 100));
-    for ledger in world.ledgers.values() {
-        assert!(ledger.list_prepared().await.unwrap().is_empty());
-    }
-    let _ = (decided, undecided);
-}
-
-#[tokio::test]
-async fn shutdown_refuses_new_transactions_and_ends_what_runs() {
-    let data = tempfile::tempdir().unwrap();
-    let world = open_faulty(data.path(), Fault::Silent).await;
-    let coordinator = Arc::new(world.coordinator);
-    let running = {
-        let coordinator = coordinator.clone();
-        tokio::spawn(async move { coordinator.submit(transfer("t1", 1)).await })
-    };
-    while coordinator.status().in_flight == 0 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(coordinator.shutdown(Duration::from_secs(5)).await, 0);
-    assert_eq!(running.await.unwrap().unwrap().outcome, Outcome::Aborted);
-    let refused = coordinator.submit(transfer("t2", 1)).await;
-    assert!(matches!(refused, Err(SubmitError::ShuttingDown)));
 }
 
 #[test]
@@ -475,7 +269,7 @@ async fn transfers_in_step_share_the_flushes_of_every_store() {
     fund(&world, &[("a", "alice", 1_000_000), ("b", "bob", 0)]).await;
     let flushes = |world: &World| {
         let ledgers: u64 = world.ledgers.values().map(Ledger::flushes).sum();
-        world.coordinator.log().flushes() + ledgers
+        world.log.flushes() + ledgers
     };
     let before = flushes(&world);
     let (clients, rounds) = (64, 20);

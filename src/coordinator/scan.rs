@@ -1,0 +1,136 @@
+//! What goes on beside transactions: bringing in participants that were away, and looking again
+//! and again at what stands prepared.
+//!
+//! One look is never the last: a prepare that was on its way when its coordinator died may land
+//! after the first. Branches are listed first and executions asked about before that, so that
+//! nothing at work is taken for an orphan.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::Inner;
+use super::members::{Member, Standing};
+use super::recovery::{self, Sorted, Survey};
+use super::startup::Verdict;
+use crate::participants::ClaimError;
+use crate::protocol::Backoff;
+use crate::txn::{Gid, ParticipantName};
+
+enum Asked {
+    StillAway,
+    Settled,
+}
+
+/// Asks a participant that is away, ever more rarely, until that is settled or the coordinator is
+/// gone.
+pub(super) async fn bring_in(coordinator: Weak<Inner>, name: ParticipantName, backoff: Backoff) {
+    for attempt in 1.. {
+        tokio::time::sleep(backoff.wait(attempt, 0)).await;
+        let Some(inner) = coordinator.upgrade() else { return };
+        if let Asked::Settled = inner.ask_again(&name).await {
+            return;
+        }
+    }
+}
+
+/// Looks at every participant again and again, until the coordinator is gone.
+pub(super) async fn scan(coordinator: Weak<Inner>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let Some(inner) = coordinator.upgrade() else { return };
+        for (name, member) in &inner.participants {
+            if matches!(member.standing(), Standing::Ready { .. }) {
+                inner.scan_one(name, member).await;
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Claims our epoch at a participant and lists what stands prepared there, within a bound.
+    pub(super) async fn survey(
+        &self,
+        name: &ParticipantName,
+        member: &Member,
+    ) -> Result<Survey, ClaimError> {
+        let bound = Duration::from_millis(self.options.claim_timeout_ms);
+        let asked = async {
+            let participant = &member.participant;
+            let identity = participant.claim_epoch(self.log.log_id(), self.log.epoch()).await?;
+            let listed = participant.list_prepared().await;
+            let prepared = listed.map_err(|detail| ClaimError::Unreachable { detail })?;
+            Ok(Survey { participant: name.clone(), identity: identity.into(), prepared })
+        };
+        tokio::time::timeout(bound, asked).await.unwrap_or_else(|_| {
+            Err(ClaimError::Unreachable { detail: format!("no answer within {bound:?}") })
+        })
+    }
+
+    /// Asks a participant that is away once more. When it accepts our epoch, what an earlier run
+    /// left there undecided is aborted; decisions wait for it on their own.
+    async fn ask_again(self: &Arc<Self>, name: &ParticipantName) -> Asked {
+        let member = &self.participants[name];
+        match self.survey(name, member).await {
+            Ok(survey) => {
+                tracing::info!(participant = %name, identity = %survey.identity, "is here");
+                let sorted = self.sort(&survey, |gid| gid.epoch < self.log.epoch());
+                self.take_in(name, sorted);
+                member.stand(Standing::Ready { identity: survey.identity });
+                Asked::Settled
+            }
+            Err(error @ ClaimError::Stale { .. }) => {
+                // It will never take us: a newer copy of this log runs, or ran.
+                tracing::error!(participant = %name, "{error}");
+                member.stand(Standing::Away { detail: error.to_string() });
+                Asked::Settled
+            }
+            Err(error) => {
+                tracing::warn!(participant = %name, "{error}");
+                member.stand(Standing::Away { detail: error.to_string() });
+                Asked::StillAway
+            }
+        }
+    }
+
+    async fn scan_one(self: &Arc<Self>, name: &ParticipantName, member: &Member) {
+        let over = self.running.lock().expect("no panic while held").ended();
+        let bound = Duration::from_millis(self.options.claim_timeout_ms);
+        let prepared = match tokio::time::timeout(bound, member.participant.list_prepared()).await {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(detail)) => {
+                tracing::warn!(participant = %name, detail, "prepared branches are not listed");
+                return;
+            }
+            Err(_) => {
+                tracing::warn!(participant = %name, ?bound, "prepared branches are not listed");
+                return;
+            }
+        };
+        let Standing::Ready { identity } = member.standing() else { return };
+        let survey = Survey { participant: name.clone(), identity, prepared };
+        let epoch = self.log.epoch();
+        let ended =
+            |gid: &Gid| gid.epoch < epoch || (gid.epoch == epoch && over.contains(gid.physical));
+        let sorted = self.sort(&survey, ended);
+        self.take_in(name, sorted);
+    }
+
+    fn sort(&self, survey: &Survey, ended: impl Fn(&Gid) -> bool) -> Sorted {
+        // What cannot be read may be a decision.
+        let decided = |gid: &Gid| !matches!(self.log.decision(gid.epoch, gid.physical), Ok(None));
+        recovery::sort(self.log.log_id(), &survey.prepared, ended, decided)
+    }
+
+    fn take_in(self: &Arc<Self>, name: &ParticipantName, sorted: Sorted) {
+        for gid in sorted.orphans {
+            tracing::warn!(participant = %name, %gid, "aborts a branch that nobody decided");
+            let (inner, name) = (self.clone(), name.clone());
+            // Bounded by the slots that a participant has; each ends with an acknowledgement.
+            tokio::spawn(async move { inner.tell(&name, gid, Verdict::Abort).await });
+        }
+        let age_max = Duration::from_millis(self.options.prepared_age_alert_ms);
+        for gid in self.participants[name].saw(&sorted.ours, sorted.foreign, age_max) {
+            tracing::error!(participant = %name, gid, ?age_max, "a branch stays prepared");
+        }
+    }
+}
