@@ -167,6 +167,12 @@ impl Running {
         self.physicals.remove(&physical);
     }
 
+    /// The lowest execution that runs, or would be the next.
+    pub(super) fn lowest(&self) -> PhysicalId {
+        let running = self.physicals.iter().min().copied();
+        running.unwrap_or(PhysicalId(self.highest.0 + 1))
+    }
+
     /// What had ended by now, whatever is begun later.
     pub(super) fn ended(&self) -> Ended {
         Ended { running: self.physicals.clone(), highest: self.highest }

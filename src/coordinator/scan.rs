@@ -5,6 +5,7 @@
 //! after the first. Branches are listed first and executions asked about before that, so that
 //! nothing at work is taken for an orphan.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::Inner;
 use super::members::{Member, Standing};
 use super::recovery::{self, Sorted, Survey};
 use super::startup::Verdict;
-use crate::participants::ClaimError;
+use crate::participants::{ClaimError, EndedBelow};
 use crate::protocol::Backoff;
 use crate::txn::{Gid, ParticipantName};
 
@@ -113,6 +114,20 @@ impl Inner {
             |gid: &Gid| gid.epoch < epoch || (gid.epoch == epoch && over.contains(gid.physical));
         let sorted = self.sort(&survey, ended);
         self.take_in(name, sorted);
+        self.prune(name, member).await;
+    }
+
+    /// Lets a participant forget what has ended. While an earlier run is not settled it forgets
+    /// nothing.
+    async fn prune(&self, name: &ParticipantName, member: &Member) {
+        if self.unsettled.load(Ordering::Relaxed) > 0 || self.recovering.load(Ordering::Relaxed) {
+            return;
+        }
+        let physical = self.running.lock().expect("no panic while held").lowest();
+        let ended = EndedBelow { log: self.log.log_id(), epoch: self.log.epoch(), physical };
+        if let Err(detail) = member.participant.prune(ended).await {
+            tracing::warn!(participant = %name, detail, "markers are not pruned");
+        }
     }
 
     fn sort(&self, survey: &Survey, ended: impl Fn(&Gid) -> bool) -> Sorted {

@@ -4,12 +4,15 @@
 //! *unknown*, which is inquired later and never guessed.
 
 pub mod ledger;
+pub mod postgres;
+mod sql;
 
 pub use futures_util::future::BoxFuture;
 
 pub use crate::store::Announced;
 pub use crate::txn::{Ack, Inquiry};
-use crate::txn::{Epoch, Gid, LogId, Operation, Vote};
+use crate::txn::{Epoch, Gid, LogId, Operation, PhysicalId, Vote};
+pub use sql::OperationSql;
 
 /// Why a participant refuses a coordinator at start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +53,18 @@ pub struct Prepared {
     pub others: Vec<String>,
 }
 
+/// Executions of one decision log that have ended everywhere, durably: all of older epochs, and of
+/// `epoch` those below `physical`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedBelow {
+    /// Whose.
+    pub log: LogId,
+    /// The epoch that runs.
+    pub epoch: Epoch,
+    /// The lowest execution that may not have ended.
+    pub physical: PhysicalId,
+}
+
 /// One resource that takes part in transactions.
 ///
 /// Implementations are safe to call from any task at any time; each call may be repeated.
@@ -84,6 +99,12 @@ pub trait Participant: Send + Sync {
 
     /// Settles the doubt about a one-phase commit.
     fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry>;
+
+    /// Removes what is kept only to settle doubts about executions that have ended everywhere.
+    /// Answers how many records went.
+    fn prune(&self, _ended: EndedBelow) -> BoxFuture<'_, Result<u64, String>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
 
     /// Every prepared branch, also those of other coordinators.
     fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>>;

@@ -8,5 +8,7 @@
 mod bad_input;
 mod kill;
 mod layers;
+mod postgres;
+mod postgres_server;
 mod retrain;
 mod server;

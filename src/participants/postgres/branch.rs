@@ -1,0 +1,217 @@
+//! The first phase: work, marker and `PREPARE TRANSACTION` in one round trip.
+
+use std::sync::Arc;
+
+use deadpool_postgres::Client;
+use futures_util::future::{BoxFuture, join_all};
+use tokio_postgres::types::ToSql;
+
+use super::errors::{Failure, failure, text};
+use super::{Bound, Claimed, Inner, connection, schema, unavailable};
+use crate::txn::{Declined, Gid, Vote};
+
+/// What one statement of a branch gave.
+enum Reply {
+    Done,
+    /// Rows changed or found.
+    Rows(u64),
+    /// The claimed epoch, and whether the marker was inserted.
+    Marked {
+        epoch: i64,
+        inserted: bool,
+    },
+}
+
+type Replies = Vec<Result<Reply, tokio_postgres::Error>>;
+
+/// A branch that reached its end, before it is ended.
+enum Worked {
+    /// It changed something.
+    Changed,
+    /// It changed nothing.
+    ReadOnly,
+}
+
+pub(super) async fn prepare(
+    inner: Arc<Inner>,
+    claimed: Arc<Claimed>,
+    gid: Gid,
+    bound: Vec<Bound>,
+) -> Vote {
+    let slot = claimed.slots.clone().acquire_owned();
+    let Ok(Ok(slot)) = tokio::time::timeout(inner.options.connect_timeout, slot).await else {
+        let detail = "no prepared transaction became free in time".to_owned();
+        let code = "prepared_slots_exhausted".to_owned();
+        return Vote::No(Declined::Technical { code, detail });
+    };
+    let client = match connection::session(&claimed.pool).await {
+        Ok(client) => client,
+        Err(detail) => return Vote::No(unavailable(detail)),
+    };
+    inner.slots_held.lock().expect("no panic while held").insert(gid, slot);
+    let vote = send_and_judge(&client, gid, &bound).await;
+    if matches!(vote, Vote::No(_) | Vote::ReadOnly) {
+        inner.slots_held.lock().expect("no panic while held").remove(&gid);
+    }
+    vote
+}
+
+async fn send_and_judge(client: &Client, gid: Gid, bound: &[Bound]) -> Vote {
+    let statements = match statements(client, bound).await {
+        Ok(statements) => statements,
+        Err(error) => return Vote::No(not_begun(&error)),
+    };
+    // One message, so that the PREPARE is not looked at when the guard fails.
+    let last = format!("SAVEPOINT presume; PREPARE TRANSACTION '{gid}'");
+    let mut replies = send(client, gid, bound, &statements, Some(last)).await;
+    let prepared = replies.pop().expect("the last statement");
+    match (judge(&replies, gid, bound), prepared) {
+        (Ok(Worked::Changed), Ok(_)) => Vote::Yes,
+        (Ok(Worked::ReadOnly), Ok(_)) => undo(client, gid, Vote::ReadOnly).await,
+        (Err(Failure::Refused(declined)), Ok(_)) => undo(client, gid, Vote::No(declined)).await,
+        (Err(Failure::Unknown(detail)), _) => Vote::Unknown(detail),
+        (worked, Err(error)) => {
+            let why = match (worked, failure(&error)) {
+                // The cause, not that the PREPARE then failed.
+                (Err(Failure::Refused(declined)), Failure::Refused(_)) => declined,
+                (_, Failure::Refused(declined)) => declined,
+                (_, Failure::Unknown(detail)) => return Vote::Unknown(detail),
+            };
+            roll_back(client).await;
+            Vote::No(why)
+        }
+    }
+}
+
+/// Takes back what was prepared only to be looked at; the vote counts if that is certain.
+async fn undo(client: &Client, gid: Gid, vote: Vote) -> Vote {
+    match client.batch_execute(&format!("ROLLBACK PREPARED '{gid}'")).await {
+        Ok(()) => vote,
+        Err(error) => Vote::Unknown(format!("not rolled back: {}", text(&error))),
+    }
+}
+
+pub(super) async fn commit_one_phase(claimed: Arc<Claimed>, gid: Gid, bound: Vec<Bound>) -> Vote {
+    let client = match connection::session(&claimed.pool).await {
+        Ok(client) => client,
+        Err(detail) => return Vote::No(unavailable(detail)),
+    };
+    let statements = match statements(&client, &bound).await {
+        Ok(statements) => statements,
+        Err(error) => return Vote::No(not_begun(&error)),
+    };
+    let replies = send(&client, gid, &bound, &statements, None).await;
+    match judge(&replies, gid, &bound) {
+        Ok(worked) => match client.batch_execute("COMMIT").await {
+            Ok(()) => match worked {
+                Worked::Changed => Vote::Yes,
+                Worked::ReadOnly => Vote::ReadOnly,
+            },
+            Err(error) => match failure(&error) {
+                // A deferred constraint, say: the server has rolled back.
+                Failure::Refused(declined) => Vote::No(declined),
+                Failure::Unknown(detail) => Vote::Unknown(detail),
+            },
+        },
+        Err(Failure::Refused(declined)) => {
+            roll_back(&client).await;
+            Vote::No(declined)
+        }
+        // Not committed: COMMIT was never sent, and the server rolls back when the session ends.
+        Err(Failure::Unknown(detail)) => Vote::No(unavailable(detail)),
+    }
+}
+
+/// The operations' statements and the marker's, prepared once a session.
+async fn statements(
+    client: &Client,
+    bound: &[Bound],
+) -> Result<Vec<tokio_postgres::Statement>, tokio_postgres::Error> {
+    let sql = bound.iter().map(|bound| bound.statement.sql.as_str()).chain([schema::MARK]);
+    join_all(sql.map(|sql| client.prepare_cached(sql))).await.into_iter().collect()
+}
+
+/// Sends everything at once and waits for every reply, in order.
+async fn send(
+    client: &Client,
+    gid: Gid,
+    bound: &[Bound],
+    statements: &[tokio_postgres::Statement],
+    last: Option<String>,
+) -> Replies {
+    let mut calls: Vec<BoxFuture<'_, Result<Reply, tokio_postgres::Error>>> = Vec::new();
+    calls.push(Box::pin(async { client.batch_execute("BEGIN").await.map(|()| Reply::Done) }));
+    for (bound, statement) in bound.iter().zip(statements) {
+        calls.push(Box::pin(async move {
+            let parameters = bound.parameters.iter().map(|value| value as &(dyn ToSql + Sync));
+            let rows = client.execute_raw(statement, parameters).await?;
+            Ok(Reply::Rows(rows))
+        }));
+    }
+    let mark = statements.last().expect("the marker's stands last");
+    calls.push(Box::pin(async move {
+        let (epoch, physical, branch) = key(gid);
+        let row = client.query_one(mark, &[&gid.log.0, &epoch, &physical, &branch]).await?;
+        Ok(Reply::Marked { epoch: row.get(0), inserted: row.get::<_, i64>(1) > 0 })
+    }));
+    if let Some(last) = last {
+        calls
+            .push(Box::pin(async move { client.batch_execute(&last).await.map(|()| Reply::Done) }));
+    }
+    join_all(calls).await
+}
+
+/// Epoch, physical id and branch as the marker has them.
+pub(super) fn key(gid: Gid) -> (i64, i64, i32) {
+    let whole = |number: u64| i64::try_from(number).expect("counted from 1, one a transaction");
+    (whole(gid.epoch.0), whole(gid.physical.0), i32::from(gid.branch.0))
+}
+
+/// What the work came to: the first failure, else the first expectation that was not met.
+fn judge(replies: &Replies, gid: Gid, bound: &[Bound]) -> Result<Worked, Failure> {
+    if let Some(error) = replies.iter().find_map(|reply| reply.as_ref().err()) {
+        return Err(failure(error));
+    }
+    let mut operations = bound.iter();
+    let mut worked = Worked::ReadOnly;
+    for reply in replies.iter().flatten() {
+        match reply {
+            Reply::Done => {}
+            Reply::Rows(rows) => {
+                let bound = operations.next().expect("one reply an operation");
+                bound.statement.judge(*rows).map_err(Failure::Refused)?;
+            }
+            Reply::Marked { epoch, inserted } => {
+                if *epoch != key(gid).0 {
+                    return Err(Failure::Refused(fenced(gid, *epoch)));
+                }
+                if *inserted {
+                    worked = Worked::Changed;
+                }
+            }
+        }
+    }
+    Ok(worked)
+}
+
+fn fenced(gid: Gid, known: i64) -> Declined {
+    let code = "fenced".to_owned();
+    let detail =
+        format!("the database knows epoch {known} of this log, the branch has {}", gid.epoch.0);
+    Declined::Technical { code, detail }
+}
+
+/// Nothing was begun, whatever went wrong.
+fn not_begun(error: &tokio_postgres::Error) -> Declined {
+    match failure(error) {
+        Failure::Refused(declined) => declined,
+        Failure::Unknown(detail) => unavailable(detail),
+    }
+}
+
+/// Leaves the session as it was found. If it cannot be, it has ended, and the pool drops it.
+async fn roll_back(client: &Client) {
+    if let Err(error) = client.batch_execute("ROLLBACK").await {
+        tracing::debug!(error = %text(&error), "a session ended before its rollback");
+    }
+}

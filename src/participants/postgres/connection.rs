@@ -1,0 +1,93 @@
+//! Connections: one pool a participant, each session set up so that nothing waits for ever.
+
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Client, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime,
+};
+use tokio_postgres::Config;
+use tokio_postgres::config::SslMode;
+
+use super::{Error, Options};
+use crate::txn::{Epoch, LogId};
+
+/// What our sessions are called, up to the epoch.
+pub(super) fn application_prefix(log: LogId) -> String {
+    format!("presume:{log}:")
+}
+
+/// What the sessions of one epoch are called; at most 63 bytes, which the server keeps.
+pub(super) fn application_name(log: LogId, epoch: Epoch) -> String {
+    format!("{}{}", application_prefix(log), epoch.0)
+}
+
+/// Reads the URL; its password is never part of an error.
+pub(super) fn config(options: &Options) -> Result<Config, Error> {
+    let mut config: Config = options.url.parse().map_err(|error: tokio_postgres::Error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        Error::Url { detail: cause.unwrap_or_else(|| "it cannot be read".to_owned()) }
+    })?;
+    if config.get_dbname().is_none() {
+        return Err(Error::Url { detail: "it names no database".to_owned() });
+    }
+    config.connect_timeout(options.connect_timeout);
+    config.keepalives_idle(Duration::from_secs(30));
+    config.tcp_user_timeout(options.listening_horizon);
+    config.application_name("presume");
+    let horizon = options.listening_horizon.as_millis();
+    // A little less, so that a wait for a lock is called by its name.
+    let lock_timeout = horizon * 9 / 10;
+    // Beyond the horizon nobody listens. A batch whose client died while it waits for a lock would
+    // else be carried out later (`client_connection_check_interval`).
+    let mut settings = format!(
+        "-c lock_timeout={lock_timeout} -c statement_timeout={horizon} \
+         -c idle_in_transaction_session_timeout={horizon} \
+         -c client_connection_check_interval=500 -c synchronous_commit=on \
+         -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off"
+    );
+    if let Some(own) = config.get_options() {
+        settings = format!("{own} {settings}");
+    }
+    config.options(&settings);
+    Ok(config)
+}
+
+/// A pool whose sessions carry `name`.
+pub(super) fn pool(options: &Options, name: &str) -> Result<Pool, Error> {
+    let mut config = config(options)?;
+    config.application_name(name);
+    let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = if config.get_ssl_mode() == SslMode::Disable {
+        Manager::from_config(config, tokio_postgres::NoTls, manager_config)
+    } else {
+        let tls = super::tls::connector(options.tls_ca.as_deref())?;
+        Manager::from_config(config, tls, manager_config)
+    };
+    let timeout = Some(options.connect_timeout);
+    let built = Pool::builder(manager)
+        .max_size(options.connections_max)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(options.listening_horizon))
+        .create_timeout(timeout)
+        .recycle_timeout(timeout)
+        .pre_recycle(Hook::sync_fn(|client, _| {
+            if client.is_closed() {
+                return Err(HookError::message("the session has ended"));
+            }
+            Ok(())
+        }))
+        .build();
+    built.map_err(|error| Error::Pool { detail: error.to_string() })
+}
+
+/// A session, or why there is none, in one line.
+pub(super) async fn session(pool: &Pool) -> Result<Client, String> {
+    pool.get().await.map_err(|error| match error {
+        PoolError::Backend(error) => super::errors::text(&error),
+        PoolError::Timeout(_) => {
+            let status = pool.status();
+            format!("none of {} sessions became free in time", status.max_size)
+        }
+        other => other.to_string(),
+    })
+}

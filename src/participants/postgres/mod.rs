@@ -1,0 +1,285 @@
+//! PostgreSQL, 14 or later, as a participant: `PREPARE TRANSACTION` behind named operations.
+//!
+//! # A branch
+//! `BEGIN`, the operations, the marker row, the guard and `PREPARE TRANSACTION` travel in one round
+//! trip; `COMMIT PREPARED` or `ROLLBACK PREPARED` in another, on any session. The guard is a
+//! `SAVEPOINT` in the same message as the `PREPARE`: without it a failed transaction answers the
+//! `PREPARE` with the tag `ROLLBACK` and no error, a silent false yes. Row counts are judged after
+//! the round trip: a branch that must decline was prepared for a moment and is rolled back before
+//! it votes.
+//!
+//! A branch of one participant commits in one phase, in two round trips, behind the same marker. A
+//! branch that changed nothing leaves with a read-only vote.
+//!
+//! # What settles doubt
+//! The marker (`schema`): a commit that finds no prepared transaction but the marker is done; with
+//! neither it is heuristic. A lost reply to a one-phase commit is settled by a tombstone under the
+//! marker's key: whoever came first is the truth. An abort that finds nothing leaves a tombstone,
+//! too, so that a prepare that comes later fails.
+//!
+//! # Fencing
+//! A claim stores the epoch, ends the sessions of older ones (their application name carries log id
+//! and epoch) and waits until they are gone. A branch of another epoch gets no marker and is rolled
+//! back. Two processes cannot claim one epoch.
+//!
+//! Calls run in tasks of their own: a caller that gives up leaves no session in the middle of
+//! something. This module decides nothing about transactions, and retries nothing.
+
+mod branch;
+mod check;
+mod claim;
+mod connection;
+mod errors;
+mod schema;
+mod settle;
+mod tls;
+mod values;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use deadpool_postgres::Pool;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::sql::{self, OPERATIONS_MAX, OperationSql, Placeholders, Statement};
+use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared};
+use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, Vote};
+
+pub use check::Finding;
+
+/// How to reach a database, and its limits.
+#[derive(Clone)]
+pub struct Options {
+    /// `postgres://user:password@host:port/database?sslmode=…`.
+    pub url: String,
+    /// Certificates that the server's must lead to; the system's if unset.
+    pub tls_ca: Option<PathBuf>,
+    /// Most sessions.
+    pub connections_max: usize,
+    /// The longest that connecting may take.
+    pub connect_timeout: Duration,
+    /// The longest that a statement or a wait for a lock may take at the server.
+    pub listening_horizon: Duration,
+    /// Prepared transactions left to others, of `max_prepared_transactions`.
+    pub prepared_reserve: u32,
+    /// Server settings that may be unsafe all the same, such as `fsync`.
+    pub allow_unsafe: Vec<String>,
+    /// The operations.
+    pub operations: BTreeMap<OperationName, OperationSql>,
+}
+
+impl Options {
+    /// The defaults around a URL and operations.
+    pub fn new(url: impl Into<String>, operations: BTreeMap<OperationName, OperationSql>) -> Self {
+        Self {
+            url: url.into(),
+            tls_ca: None,
+            connections_max: 16,
+            connect_timeout: Duration::from_secs(5),
+            listening_horizon: Duration::from_secs(60),
+            prepared_reserve: 2,
+            allow_unsafe: Vec::new(),
+            operations,
+        }
+    }
+}
+
+/// Why a participant cannot be made: the configuration is to be mended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The URL cannot be read.
+    #[error("url: {detail}")]
+    Url {
+        /// Why not, without the URL: it holds a password.
+        detail: String,
+    },
+    /// Certificates cannot be had.
+    #[error("tls: {detail}")]
+    Tls {
+        /// Why not.
+        detail: String,
+    },
+    /// An operation is not one statement with named parameters.
+    #[error("operation {operation}: {detail}")]
+    Operation {
+        /// Which.
+        operation: OperationName,
+        /// Why not.
+        detail: String,
+    },
+    /// The pool cannot be made.
+    #[error("pool: {detail}")]
+    Pool {
+        /// Why not.
+        detail: String,
+    },
+}
+
+/// A `PostgreSQL` database; clones share it.
+#[derive(Clone)]
+pub struct Postgres(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    statements: BTreeMap<OperationName, Arc<Statement>>,
+    /// Tells this process from a copy of its folder.
+    process: Uuid,
+    /// What a claim brought.
+    claimed: ArcSwapOption<Claimed>,
+    /// Permits of branches that are prepared, or may be.
+    slots_held: Mutex<HashMap<Gid, OwnedSemaphorePermit>>,
+}
+
+/// What is known of the server since our epoch was claimed.
+struct Claimed {
+    pool: Pool,
+    types: BTreeMap<OperationName, Vec<Type>>,
+    /// Prepared transactions that we may have at a time.
+    slots: Arc<Semaphore>,
+}
+
+/// An operation ready to be sent.
+struct Bound {
+    statement: Arc<Statement>,
+    parameters: Vec<values::Parameter>,
+}
+
+impl Postgres {
+    /// Reads URL and operations; connects to nothing yet.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        connection::config(&options)?;
+        let statement = |(name, operation): (&OperationName, &OperationSql)| {
+            let parsed = Statement::parse(name, operation, Placeholders::Numbered);
+            let refused = |detail| Error::Operation { operation: name.clone(), detail };
+            Ok((name.clone(), Arc::new(parsed.map_err(refused)?)))
+        };
+        let statements = options.operations.iter().map(statement).collect::<Result<_, _>>()?;
+        Ok(Self(Arc::new(Inner {
+            options,
+            statements,
+            process: Uuid::new_v4(),
+            claimed: ArcSwapOption::empty(),
+            slots_held: Mutex::default(),
+        })))
+    }
+}
+
+impl Inner {
+    fn claimed(&self) -> Result<Arc<Claimed>, String> {
+        self.claimed.load_full().ok_or_else(|| "the database was not claimed yet".to_owned())
+    }
+
+    fn validate(&self, operation: &Operation) -> Result<(), String> {
+        let statement = sql::find(&self.statements, &operation.operation)?;
+        statement.check_names(operation)?;
+        // Types are the server's to know; before it was asked only the shape is checked.
+        match self.claimed.load().as_ref() {
+            Some(claimed) => parameters(claimed, statement, operation).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn bind(&self, claimed: &Claimed, operations: &[Operation]) -> Result<Vec<Bound>, Declined> {
+        let business = |code: &str, detail| Declined::Business { code: code.to_owned(), detail };
+        if operations.len() > OPERATIONS_MAX {
+            let detail = format!("{} operations, at most {OPERATIONS_MAX}", operations.len());
+            return Err(business("too_many_operations", detail));
+        }
+        let one = |operation: &Operation| {
+            let statement = sql::find(&self.statements, &operation.operation)?;
+            statement.check_names(operation)?;
+            let parameters = parameters(claimed, statement, operation)?;
+            Ok(Bound { statement: statement.clone(), parameters })
+        };
+        let bound = operations.iter().map(one).collect::<Result<Vec<_>, String>>();
+        bound.map_err(|detail| business("bad_parameter", detail))
+    }
+}
+
+fn parameters(
+    claimed: &Claimed,
+    statement: &Statement,
+    operation: &Operation,
+) -> Result<Vec<values::Parameter>, String> {
+    let types = sql::find(&claimed.types, &statement.name)?;
+    let one = |(name, r#type): (&String, &Type)| {
+        let value = operation.params.get(name).unwrap_or(&serde_json::Value::Null);
+        values::Parameter::new(value, r#type).map_err(|why| format!("parameter {name:?} {why}"))
+    };
+    statement.parameters.iter().zip(types).map(one).collect()
+}
+
+/// Runs a call to its end, whatever becomes of its caller.
+fn whole<T: Send + 'static>(
+    call: impl Future<Output = T> + Send + 'static,
+    lost: fn(String) -> T,
+) -> BoxFuture<'static, T> {
+    let task = tokio::spawn(call);
+    Box::pin(async move { task.await.unwrap_or_else(|error| lost(error.to_string())) })
+}
+
+impl Participant for Postgres {
+    fn validate(&self, operation: &Operation) -> Result<(), String> {
+        self.0.validate(operation)
+    }
+
+    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>> {
+        Box::pin(self.0.claim(log, epoch))
+    }
+
+    fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {
+        match self.0.claimed() {
+            Ok(claimed) => match self.0.bind(&claimed, operations) {
+                Ok(bound) => {
+                    whole(branch::prepare(self.0.clone(), claimed, gid, bound), Vote::Unknown)
+                }
+                Err(declined) => Box::pin(async { Vote::No(declined) }),
+            },
+            Err(detail) => Box::pin(async { Vote::No(unavailable(detail)) }),
+        }
+    }
+
+    fn commit_one_phase<'a>(
+        &'a self,
+        gid: Gid,
+        operations: &'a [Operation],
+    ) -> BoxFuture<'a, Vote> {
+        match self.0.claimed() {
+            Ok(claimed) => match self.0.bind(&claimed, operations) {
+                Ok(bound) => whole(branch::commit_one_phase(claimed, gid, bound), Vote::Unknown),
+                Err(declined) => Box::pin(async { Vote::No(declined) }),
+            },
+            Err(detail) => Box::pin(async { Vote::No(unavailable(detail)) }),
+        }
+    }
+
+    fn commit(&self, gid: Gid) -> BoxFuture<'_, Ack> {
+        whole(settle::commit(self.0.clone(), gid), Ack::Unknown)
+    }
+
+    fn abort(&self, gid: Gid) -> BoxFuture<'_, Ack> {
+        whole(settle::abort(self.0.clone(), gid), Ack::Unknown)
+    }
+
+    fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry> {
+        whole(settle::inquire(self.0.clone(), gid), Inquiry::Unknown)
+    }
+
+    fn prune(&self, ended: EndedBelow) -> BoxFuture<'_, Result<u64, String>> {
+        Box::pin(self.0.prune(ended))
+    }
+
+    fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
+        Box::pin(self.0.list_prepared())
+    }
+}
+
+/// Nothing was sent, so nothing is prepared.
+fn unavailable(detail: String) -> Declined {
+    Declined::Technical { code: "participant_unavailable".to_owned(), detail }
+}

@@ -1,0 +1,99 @@
+//! Our tables in the participant's database, and the statements on them.
+//!
+//! | table | key | what |
+//! |---|---|---|
+//! | `presume.server` | one row | the random identity of this database |
+//! | `presume.epoch` | log id | the highest epoch that was claimed, and by which process |
+//! | `presume.marker` | log id, epoch, physical id, branch | `committed` by the branch itself, or `aborted`: a tombstone |
+//!
+//! A branch inserts its marker in its own transaction, so whoever reads `committed` knows that the
+//! branch is. A tombstone under the same key makes a branch that comes later fail. The marker is
+//! not inserted when the branch changed nothing, nor when another epoch than its own was claimed.
+
+/// Version of the tables.
+pub(super) const VERSION: i32 = 1;
+
+/// Makes everything that is missing; may be repeated.
+pub(super) const CREATE: &str = "\
+CREATE SCHEMA IF NOT EXISTS presume;
+CREATE TABLE IF NOT EXISTS presume.server (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    id uuid NOT NULL,
+    version integer NOT NULL
+);
+CREATE TABLE IF NOT EXISTS presume.epoch (
+    log uuid PRIMARY KEY,
+    epoch bigint NOT NULL,
+    claimed_by uuid NOT NULL,
+    claimed_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS presume.marker (
+    log uuid NOT NULL,
+    epoch bigint NOT NULL,
+    physical bigint NOT NULL,
+    branch integer NOT NULL,
+    ended text NOT NULL CHECK (ended IN ('committed', 'aborted')),
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (log, epoch, physical, branch)
+);
+INSERT INTO presume.server (id, version) VALUES (gen_random_uuid(), 1) ON CONFLICT DO NOTHING;
+";
+
+/// Whether the tables are there.
+pub(super) const EXISTS: &str = "SELECT to_regclass('presume.server') IS NOT NULL \
+     AND to_regclass('presume.epoch') IS NOT NULL AND to_regclass('presume.marker') IS NOT NULL";
+
+/// Identity and version.
+pub(super) const SERVER: &str = "SELECT id, version FROM presume.server";
+
+/// Log, epoch, process → the epoch, or no row if a later one, or another process, holds it.
+pub(super) const CLAIM: &str = "\
+INSERT INTO presume.epoch AS known (log, epoch, claimed_by) VALUES ($1, $2, $3)
+ON CONFLICT (log) DO UPDATE
+    SET epoch = excluded.epoch, claimed_by = excluded.claimed_by, claimed_at = now()
+    WHERE known.epoch < excluded.epoch
+       OR (known.epoch = excluded.epoch AND known.claimed_by = excluded.claimed_by)
+RETURNING epoch";
+
+/// Log → the epoch that is claimed.
+pub(super) const CLAIMED: &str = "SELECT epoch FROM presume.epoch WHERE log = $1";
+
+/// Prefix of the application name up to the epoch, own application name → sessions of older
+/// epochs that are still there, each told to end.
+pub(super) const END_OLDER: &str = "\
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND starts_with(application_name, $1)
+  AND application_name <> $2 AND pid <> pg_backend_pid()";
+
+/// Log, epoch, physical id, branch → the claimed epoch, and how many markers were inserted: none
+/// if nothing was changed before, or if the epoch is another.
+pub(super) const MARK: &str = "\
+WITH known AS (SELECT coalesce(max(epoch), 0) AS epoch FROM presume.epoch WHERE log = $1),
+     marked AS (
+         INSERT INTO presume.marker (log, epoch, physical, branch, ended)
+         SELECT $1, $2, $3, $4, 'committed' FROM known
+         WHERE known.epoch = $2 AND pg_current_xact_id_if_assigned() IS NOT NULL
+         RETURNING 1
+     )
+SELECT known.epoch, (SELECT count(*) FROM marked) FROM known";
+
+/// The same key → a tombstone, if there is neither marker nor tombstone.
+pub(super) const ENTOMB: &str = "\
+INSERT INTO presume.marker (log, epoch, physical, branch, ended)
+VALUES ($1, $2, $3, $4, 'aborted') ON CONFLICT DO NOTHING";
+
+/// The same key → how it ended.
+pub(super) const ENDED: &str = "SELECT ended FROM presume.marker \
+     WHERE log = $1 AND epoch = $2 AND physical = $3 AND branch = $4";
+
+/// Log, epoch, physical id below which all is finished, seconds of age → markers removed.
+pub(super) const PRUNE: &str = "\
+DELETE FROM presume.marker WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM presume.marker
+    WHERE log = $1 AND (epoch < $2 OR (epoch = $2 AND physical < $3))
+      AND at < now() - make_interval(secs => $4)
+    LIMIT 10000))";
+
+/// Everything prepared in this database.
+pub(super) const PREPARED: &str =
+    "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared";

@@ -1,0 +1,171 @@
+//! A private `PostgreSQL` on a free port, in a scratch folder, stopped when it is dropped.
+//!
+//! The server refuses to run as root: as root it is started as the user `postgres`, which the
+//! package made. Where there is no server, tests say so and are skipped; `PRESUME_TESTS_REQUIRE`
+//! (set by CI) makes that a failure.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Generous: the machine may be busy.
+const START_MAX: Duration = Duration::from_mins(1);
+
+pub struct PostgresServer {
+    dir: tempfile::TempDir,
+    bin: PathBuf,
+    port: u16,
+    settings: Vec<String>,
+    child: Option<Child>,
+}
+
+impl PostgresServer {
+    /// A running server with `max_prepared_transactions` and databases of these names; `None`,
+    /// said aloud, where there is none to run.
+    pub fn start(prepared_max: u32, databases: &[&str]) -> Option<Self> {
+        let Some(bin) = binaries() else {
+            assert!(
+                std::env::var_os("PRESUME_TESTS_REQUIRE").is_none(),
+                "PostgreSQL is required here: scripts/test --install"
+            );
+            println!("SKIPPED: PostgreSQL is not installed: scripts/test --install");
+            return None;
+        };
+        let dir = tempfile::Builder::new().prefix("presume-pg-").tempdir().unwrap();
+        if is_root() {
+            let owned = Command::new("chown").arg("postgres").arg(dir.path()).status();
+            assert!(owned.unwrap().success());
+        }
+        let data = dir.path().join("data");
+        let mut initdb = as_user(&bin.join("initdb"));
+        initdb.args([
+            "-A",
+            "trust",
+            "-U",
+            "presume",
+            "-N",
+            "-E",
+            "UTF8",
+            "--no-instructions",
+            "-D",
+        ]);
+        let made = initdb.arg(&data).stdout(Stdio::null()).status().unwrap();
+        assert!(made.success(), "initdb failed");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let settings = vec![format!("max_prepared_transactions={prepared_max}")];
+        let mut server = Self { dir, bin, port, settings, child: None };
+        server.run();
+        for database in databases {
+            server.sql("postgres", &format!("CREATE DATABASE {database}"));
+        }
+        Some(server)
+    }
+
+    /// Starts the server again with one more setting.
+    pub fn restart_with(&mut self, setting: &str) {
+        self.stop();
+        self.settings.push(setting.to_owned());
+        self.run();
+    }
+
+    /// Runs the server, which is stopped.
+    pub fn run(&mut self) {
+        let mut postgres = as_user(&self.bin.join("postgres"));
+        postgres.arg("-D").arg(self.dir.path().join("data"));
+        let port = self.port.to_string();
+        let sockets = format!("unix_socket_directories={}", self.dir.path().display());
+        postgres.args(["-p", &port, "-c", "listen_addresses=127.0.0.1", "-c", &sockets]);
+        postgres.args(["-c", "logging_collector=off", "-c", "max_connections=200"]);
+        for setting in &self.settings {
+            postgres.args(["-c", setting]);
+        }
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("server.log"))
+            .unwrap();
+        postgres.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(postgres.spawn().unwrap());
+        let started = Instant::now();
+        while !self.answers() {
+            assert!(started.elapsed() < START_MAX, "PostgreSQL does not start: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Stops at once, as a power cut does: open transactions are lost, prepared ones are not.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let stopped = as_user(&self.bin.join("pg_ctl"))
+            .args(["-m", "immediate", "-w", "stop", "-D"])
+            .arg(self.dir.path().join("data"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !stopped.is_ok_and(|status| status.success()) {
+            let _ = child.kill();
+        }
+        let _ = child.wait();
+    }
+
+    /// A URL of one of its databases.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://presume@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+    }
+
+    /// Runs SQL and answers what `psql` prints, unaligned.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        let output = self.psql(database, sql).output().unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
+        assert!(output.status.success(), "{sql}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn psql(&self, database: &str, sql: &str) -> Command {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.args(["-h", "127.0.0.1", "-U", "presume", "-X", "-q", "-A", "-t", "-p"]);
+        psql.arg(self.port.to_string()).args(["-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql]);
+        psql
+    }
+
+    fn answers(&self) -> bool {
+        self.psql("postgres", "SELECT 1").output().is_ok_and(|output| output.status.success())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The newest installed server's folder of programs.
+fn binaries() -> Option<PathBuf> {
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = installed.map(|entry| entry.path().join("bin")).collect();
+    found.sort();
+    let elsewhere = std::env::var_os("PATH")
+        .into_iter()
+        .flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+    found.into_iter().rev().chain(elsewhere).find(|bin| {
+        ["initdb", "postgres", "pg_ctl", "psql"].iter().all(|program| bin.join(program).is_file())
+    })
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
+}
+
+fn as_user(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
+    command
+}
