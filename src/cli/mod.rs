@@ -8,6 +8,7 @@
 #![allow(missing_docs, reason = "the help texts are the documentation")]
 
 mod bench;
+mod client;
 mod config;
 mod demo;
 mod evaluate;
@@ -18,6 +19,7 @@ mod ledger;
 mod models;
 mod node;
 mod output;
+mod participants;
 mod progress;
 mod serve;
 mod settings;
@@ -54,6 +56,9 @@ enum Command {
     /// Open accounts, show balances, check the books
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// List and check participants, make a database ready
+    #[command(subcommand)]
+    Participants(participants::Command),
     /// List the features that models see
     Features(features::Args),
     /// Generate a history of payments
@@ -79,6 +84,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Txn(command) => txn::run(command),
         Command::Ledger(command) => ledger::run(command),
+        Command::Participants(command) => participants::run(command),
         Command::Features(args) => features::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Train(args) => train::run(args),

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use presume::configuration::{Config, Models};
+use presume::configuration::{Config, Models, Participant, ParticipantKind};
 use presume::coordinator::{Clock, Coordinator, Parts, SystemClock};
 use presume::decision_log::{self, DecisionLog, Decisions as _};
 use presume::features;
 use presume::learning::outcome_log::{self, OutcomeLog};
 use presume::models::serving::{self, Serving};
 use presume::models::{Registry, RegistryError};
-use presume::participants::Participant;
+use presume::participants;
 use presume::participants::ledger::{self, Ledger};
+use presume::participants::postgres::Postgres;
 use presume::policy::Policy;
-use presume::server::{Backend, ParticipantView, Service, StoreReading};
+use presume::server::{Backend, Service, StoreReading};
 use presume::txn::ParticipantName;
 use tokio::task::JoinHandle;
 
@@ -34,6 +35,7 @@ pub struct Node {
     pub ledgers: BTreeMap<ParticipantName, Ledger>,
     /// The durable truth.
     pub log: DecisionLog,
+    kinds: BTreeMap<ParticipantName, String>,
     outcomes: Arc<OutcomeLog>,
     maintenance: JoinHandle<()>,
 }
@@ -43,7 +45,7 @@ pub struct Fittings {
     /// A warmed-up feature state; an empty one if there is none.
     pub features: Option<features::State>,
     /// What stands before each ledger.
-    pub wrap: fn(Ledger) -> Arc<dyn Participant>,
+    pub wrap: fn(Ledger) -> Arc<dyn participants::Participant>,
 }
 
 impl Default for Fittings {
@@ -64,10 +66,16 @@ impl Node {
         let (log, recovered) = DecisionLog::open(&folder, decision_log::Options::default())
             .with_context(|| format!("cannot open the decision log in {}", folder.display()))?;
         let ledgers = open_ledgers(config)?;
-        let participants = ledgers
-            .iter()
-            .map(|(name, ledger)| (name.clone(), (fittings.wrap)(ledger.clone())))
-            .collect();
+        let wrapped = |(name, ledger): (&ParticipantName, &Ledger)| {
+            (name.clone(), (fittings.wrap)(ledger.clone()))
+        };
+        let mut participants: BTreeMap<_, _> = ledgers.iter().map(wrapped).collect();
+        let mut kinds: BTreeMap<_, _> =
+            ledgers.keys().map(|name| (name.clone(), "embedded".to_owned())).collect();
+        for (name, database) in open_databases(config)? {
+            kinds.insert(name.clone(), "postgres".to_owned());
+            participants.insert(name, Arc::new(database));
+        }
         let features = match fittings.features {
             Some(features) => features,
             None => remembered(config, &log)?,
@@ -88,20 +96,16 @@ impl Node {
         }
         let outcomes = Arc::new(OutcomeLog::open(log.clone(), outcome_log_options(config)).await?);
         let maintenance = tokio::spawn(maintain(log.clone(), outcomes.clone()));
-        Ok(Self { coordinator: Arc::new(coordinator), ledgers, log, outcomes, maintenance })
+        let coordinator = Arc::new(coordinator);
+        Ok(Self { coordinator, ledgers, log, kinds, outcomes, maintenance })
     }
 
     /// What the HTTP interface shows of it.
     pub fn service(&self) -> Service {
-        let view = |(name, ledger): (&ParticipantName, &Ledger)| ParticipantView {
-            name: name.clone(),
-            kind: "embedded".to_owned(),
-            identity: ledger.identity(),
-        };
         let (log, ledgers) = (self.log.clone(), self.ledgers.clone());
         Service {
             backend: Arc::clone(&self.coordinator) as Arc<dyn Backend>,
-            participants: self.ledgers.iter().map(view).collect(),
+            kinds: self.kinds.clone(),
             ledgers: self.ledgers.iter().map(|(n, l)| (n.to_string(), l.clone())).collect(),
             stores: Box::new(move || store_readings(&log, &ledgers)),
         }
@@ -126,6 +130,20 @@ fn open_ledgers(config: &Config) -> anyhow::Result<BTreeMap<ParticipantName, Led
         Ok((name, ledger))
     };
     config.ledger_dirs().into_iter().map(open).collect()
+}
+
+/// The configured databases, not connected to yet.
+pub fn open_databases(config: &Config) -> anyhow::Result<BTreeMap<ParticipantName, Postgres>> {
+    let databases = config.participants.iter();
+    let databases = databases.filter(|(_, p)| p.kind == ParticipantKind::Postgres);
+    let open = |(name, participant): (&String, &Participant)| {
+        let secret = |variable: &str| std::env::var(variable).ok();
+        let database = participant.postgres(&secret).map_err(|fault| {
+            anyhow::anyhow!("participants.{name}.{}: {}", fault.key, fault.problem)
+        })?;
+        Ok((ParticipantName::new(name)?, database))
+    };
+    databases.map(open).collect()
 }
 
 /// A feature state that has seen the newest outcomes of this coordinator.

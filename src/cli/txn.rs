@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
@@ -10,13 +9,11 @@ use presume::server::problem::encode;
 use presume::txn::{CustomerType, Kind};
 use serde_json::{Map, Value, json};
 
+use super::client::{Server, client, send, url};
 use super::{Refused, print, print_json};
 
 /// Largest request that is sent; the server's own limit is lower by default.
 const REQUEST_BYTES_MAX: u64 = 16 << 20;
-
-/// Longest answer that is read.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -24,16 +21,6 @@ pub enum Command {
     Submit(Box<SubmitArgs>),
     /// Show what became of a transaction
     Show(ShowArgs),
-}
-
-#[derive(Debug, Args)]
-struct Server {
-    /// The server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7878")]
-    server: String,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -170,37 +157,6 @@ fn operation(name: &str, place: &str, amount: u64) -> anyhow::Result<Value> {
     };
     let params = json!({"account": account, "amount": amount});
     Ok(json!({"participant": participant, "operation": name, "params": params}))
-}
-
-fn client() -> anyhow::Result<reqwest::Client> {
-    // Longer than any server waits before it says where to ask later.
-    let client = reqwest::Client::builder().timeout(Duration::from_mins(2));
-    Ok(client.no_proxy().build()?)
-}
-
-fn url(server: &Server, path: &str) -> String {
-    format!("{}{path}", server.server.trim_end_matches('/'))
-}
-
-async fn send(request: reqwest::RequestBuilder, server: &Server) -> anyhow::Result<Value> {
-    let response = request.send().await.with_context(|| {
-        format!("no answer from {}; is `presume serve` running there?", server.server)
-    })?;
-    let status = response.status();
-    let body = response.bytes().await.context("the answer broke off")?;
-    ensure!(body.len() <= ANSWER_BYTES_MAX, "the answer has {} bytes", body.len());
-    let answer: Value = serde_json::from_slice(&body).with_context(|| {
-        format!("{} answered {status}, but not in JSON: is it presume?", server.server)
-    })?;
-    if status.is_success() {
-        return Ok(answer);
-    }
-    let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or("no detail given");
-    let refused = anyhow::anyhow!("{} ({status}): {}", text("title"), text("detail"));
-    if text("type").ends_with(":outcome-unknown") || text("type").ends_with(":in-flight") {
-        return Err(refused.context(Refused::Unknown("the outcome is not known yet".into())));
-    }
-    Err(refused)
 }
 
 /// Prints an answer and turns its outcome into the exit code.

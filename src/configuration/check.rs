@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Config;
+use super::{Config, ParticipantKind};
 use crate::features;
 use crate::models::{Registry, RegistryError};
 
@@ -138,6 +138,17 @@ impl Checker<'_> {
         }
         if !self.faults.is_empty() {
             return;
+        }
+        for (name, participant) in &config.participants {
+            let mut faults = participant.misplaced();
+            if participant.kind == ParticipantKind::Postgres && faults.is_empty() {
+                // Secrets are the running process's: here only their references are looked at.
+                let any = |_: &str| Some("secret".to_owned());
+                faults.extend(participant.postgres(&any).err());
+            }
+            for fault in faults {
+                self.fault(&format!("participants.{name}.{}", fault.key), fault.problem);
+            }
         }
         let mut taken: BTreeMap<PathBuf, String> = BTreeMap::new();
         for (name, dir) in config.ledger_dirs() {

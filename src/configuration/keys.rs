@@ -113,8 +113,21 @@ pub const KEYS: &[Key] = &[
 
 /// Keys of one participant.
 pub const PARTICIPANT_KEYS: &[(&str, &str)] = &[
-    ("kind", "What it is: embedded (a ledger in this process)."),
-    ("dir", "Its folder; `ledgers/NAME` in the data folder if unset."),
+    ("kind", "What it is: embedded (a ledger in this process) or postgres."),
+    ("dir", "embedded: its folder; `ledgers/NAME` in the data folder if unset."),
+    ("url", "postgres: postgres://USER:${PASSWORD}@HOST/DATABASE; ${NAME} is the environment's."),
+    ("tls_ca", "postgres: certificates that the server's must lead to; the system's if unset."),
+    ("connections_max", "postgres: most sessions (16)."),
+    ("connect_timeout_ms", "postgres: longest that connecting may take (5000)."),
+    ("listening_horizon_ms", "postgres: longest that a statement may take (60000)."),
+    ("prepared_reserve", "postgres: prepared transactions left to others (2)."),
+    ("allow_unsafe", "postgres: unsafe server settings that are accepted, such as [\"fsync\"]."),
+];
+
+/// Keys of one operation of a database participant, in `[participants.NAME.operations.OPERATION]`.
+pub const OPERATION_KEYS: &[(&str, &str)] = &[
+    ("sql", "One statement; $name stands for a parameter."),
+    ("expect_rows", "Rows it must change or find; anything else is a business decline."),
 ];
 
 impl Key {
@@ -144,6 +157,9 @@ fn flatten_into(
                 let path = if path.is_empty() { name } else { format!("{path}.{name}") };
                 flatten_into(flat, path, value);
             }
+        }
+        serde_json::Value::String(url) if path.rsplit('.').next() == Some("url") => {
+            flat.insert(path, super::participants::without_password(&url).into());
         }
         leaf => {
             flat.insert(path, leaf);
@@ -177,6 +193,10 @@ pub fn example() -> String {
     for (name, meaning) in PARTICIPANT_KEYS {
         let value = if *name == "kind" { "embedded" } else { "…" };
         writeln!(text, "# {name} = \"{value}\"   # {meaning}").expect("a String takes every write");
+    }
+    text.push_str("# [participants.core.operations.debit]\n");
+    for (name, meaning) in OPERATION_KEYS {
+        writeln!(text, "# {name} = \"…\"   # {meaning}").expect("a String takes every write");
     }
     text
 }

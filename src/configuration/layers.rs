@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Config;
 use super::check::{Fault, Faults, check};
-use super::keys::{KEYS, PARTICIPANT_KEYS, flatten};
+use super::keys::{KEYS, OPERATION_KEYS, PARTICIPANT_KEYS, flatten};
 
 /// The file that is read from the working folder if none is named.
 pub const FILE_NAME: &str = "presume.toml";
@@ -193,8 +193,12 @@ fn collect_leaves(prefix: &str, tree: &Dict, leaves: &mut Vec<String>) {
 }
 
 fn is_key(path: &str) -> bool {
-    match path.strip_prefix("participants.").and_then(|rest| rest.rsplit_once('.')) {
-        Some((_, name)) => PARTICIPANT_KEYS.iter().any(|(known, _)| *known == name),
+    let within = path.strip_prefix("participants.").and_then(|rest| rest.split_once('.'));
+    match within.map(|(_, key)| key) {
+        Some(key) => match key.strip_prefix("operations.").and_then(|op| op.rsplit_once('.')) {
+            Some((_, key)) => OPERATION_KEYS.iter().any(|(known, _)| *known == key),
+            None => PARTICIPANT_KEYS.iter().any(|(known, _)| *known == key),
+        },
         None => KEYS.iter().any(|key| key.path() == path),
     }
 }

@@ -8,6 +8,7 @@
 mod check;
 pub mod keys;
 mod layers;
+mod participants;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::{coordinator, features, policy, server};
 
 pub use check::{Fault, Faults, unusable_folders};
 pub use layers::{FILE_NAME, Loaded, Overlay, Setting, Sources, load};
+pub use participants::{Participant, ParticipantFault, ParticipantKind};
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -157,24 +159,6 @@ impl Default for OutcomeLog {
     }
 }
 
-/// What a participant is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ParticipantKind {
-    /// A ledger in a folder of its own, in this process.
-    Embedded,
-}
-
-/// A section `[participants.NAME]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "each key's meaning stands in `keys::KEYS`")]
-pub struct Participant {
-    pub kind: ParticipantKind,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dir: Option<PathBuf>,
-}
-
 /// The ledgers that exist when no participant is configured.
 pub const PARTICIPANTS_DEFAULT: [&str; 3] = ["core", "rail-a", "rail-b"];
 
@@ -199,6 +183,8 @@ impl Config {
         if self.participants.is_empty() {
             return PARTICIPANTS_DEFAULT.iter().map(|name| named(name, None)).collect();
         }
-        self.participants.iter().map(|(name, p)| named(name, p.dir.as_deref())).collect()
+        let embedded = |(_, p): &(&String, &Participant)| p.kind == ParticipantKind::Embedded;
+        let participants = self.participants.iter().filter(embedded);
+        participants.map(|(name, p)| named(name, p.dir.as_deref())).collect()
     }
 }

@@ -67,7 +67,7 @@ fn the_example_is_a_valid_file_of_the_defaults() {
         .lines()
         .map(|line| {
             line.strip_prefix("# ")
-                .filter(|l| l.starts_with("[part") || l.starts_with("kind"))
+                .filter(|l| l.starts_with("[participants.core]") || l.starts_with("kind"))
                 .unwrap_or(line)
         })
         .fold(String::new(), |text, line| text + line + "\n");

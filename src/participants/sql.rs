@@ -5,6 +5,7 @@
 //! comments. Values travel apart from the SQL, so no value can become SQL.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +124,7 @@ fn rewrite(source: &str, placeholders: Placeholders) -> Result<(String, Vec<Stri
                     parameters.push(name.to_owned());
                     parameters.len() - 1
                 });
-                sql.push_str(&format!("${}", place + 1));
+                write!(sql, "${}", place + 1).expect("a String takes every write");
                 rest = &rest[1 + name.len()..];
                 continue;
             }

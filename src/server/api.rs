@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::coordinator::{Answer, Submission, SubmitError};
 use crate::participants::ledger::Ledger;
-use crate::txn::{Outcome, TxnId};
+use crate::txn::{Outcome, ParticipantName, TxnId};
 
 use super::backend::{NotReady, Service};
 use super::metrics::Metrics;
@@ -64,6 +64,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/transactions:predict", post(predict))
         .route("/v1/transactions/{id}", get(show))
         .route("/v1/participants", get(participants))
+        .route("/v1/participants/{verb}", post(participant))
         .route("/v1/ledgers/{ledger}/accounts/{account}", get(account))
         .route("/v1/ledgers/{ledger}/verify", get(verify))
         .route("/healthz", get(|| async { Json(json!({"status": "alive"})) }))
@@ -117,7 +118,27 @@ async fn show(State(app): Shared, Path(id): Path<String>) -> Result<Response, Pr
 }
 
 async fn participants(State(app): Shared) -> Response {
-    Json(json!({"participants": app.service.participants})).into_response()
+    Json(json!({"participants": app.service.participants()})).into_response()
+}
+
+/// `NAME:drain` and `NAME:resume`.
+async fn participant(
+    State(app): Shared,
+    Path(verb): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    check_content_type(&headers)?;
+    let unknown = |detail: String| Problem::new(Kind::NotFound, detail);
+    let (name, drained) = match verb.rsplit_once(':') {
+        Some((name, "drain")) => (name, true),
+        Some((name, "resume")) => (name, false),
+        _ => return Err(unknown(format!("{verb:?} is not NAME:drain or NAME:resume"))),
+    };
+    let known = ParticipantName::new(name);
+    if known.is_ok_and(|name| app.service.backend.drain(&name, drained)) {
+        return Ok(Json(json!({"name": name, "drained": drained})).into_response());
+    }
+    Err(unknown(format!("no participant {name:?} is configured")))
 }
 
 async fn account(

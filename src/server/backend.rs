@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::coordinator::{Answer, Predicted, Submission, SubmitError};
+use crate::coordinator::{Answer, ParticipantStatus, Predicted, Submission, SubmitError};
 use crate::participants::BoxFuture;
 use crate::participants::ledger::Ledger;
 use crate::txn::{ParticipantName, TxnId};
@@ -27,6 +27,13 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Health and counters as of now.
     fn reading(&self) -> Reading;
+
+    /// The participants, as of now.
+    fn participants(&self) -> Vec<ParticipantStatus>;
+
+    /// Keeps new transactions from a participant, or lets them come again; `false` if there is no
+    /// such participant.
+    fn drain(&self, name: &ParticipantName, drained: bool) -> bool;
 
     /// Refuses new transactions and finishes those that run, for at most `bound`; gives how many
     /// were left to recovery.
@@ -101,14 +108,13 @@ pub struct StoreReading {
 }
 
 /// A participant as `GET /v1/participants` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ParticipantView {
-    /// Its configured name.
-    pub name: ParticipantName,
     /// What it is, such as `embedded`.
     pub kind: String,
-    /// Its own identity, made with its data.
-    pub identity: String,
+    /// How it stands.
+    #[serde(flatten)]
+    pub status: ParticipantStatus,
 }
 
 /// Reads the counters of every store.
@@ -118,8 +124,8 @@ pub type StoreReader = Box<dyn Fn() -> Vec<StoreReading> + Send + Sync>;
 pub struct Service {
     /// What takes transactions.
     pub backend: Arc<dyn Backend>,
-    /// The participants.
-    pub participants: Vec<ParticipantView>,
+    /// What each participant is, such as `embedded`.
+    pub kinds: BTreeMap<ParticipantName, String>,
     /// The embedded ones, to be looked into.
     pub ledgers: BTreeMap<String, Ledger>,
     /// The stores' counters.
@@ -127,11 +133,20 @@ pub struct Service {
 }
 
 impl Service {
+    /// The participants as they stand.
+    pub fn participants(&self) -> Vec<ParticipantView> {
+        let view = |status: ParticipantStatus| ParticipantView {
+            kind: self.kinds.get(&status.name).cloned().unwrap_or_default(),
+            status,
+        };
+        self.backend.participants().into_iter().map(view).collect()
+    }
+
     /// A service with neither participants nor stores to show.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
         Self {
             backend,
-            participants: Vec::new(),
+            kinds: BTreeMap::new(),
             ledgers: BTreeMap::new(),
             stores: Box::new(Vec::new),
         }

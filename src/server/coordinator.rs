@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::coordinator::{Answer, Coordinator, Predicted, Submission, SubmitError};
+use crate::coordinator::{
+    Answer, Coordinator, ParticipantStatus, Predicted, Submission, SubmitError,
+};
 use crate::models::{FallbackCause, Target};
 use crate::participants::BoxFuture;
-use crate::txn::TxnId;
+use crate::txn::{ParticipantName, TxnId};
 
 use super::backend::{Backend, NotReady, Reading};
 
@@ -50,6 +52,14 @@ impl Backend for Coordinator {
             mode: status.mode.to_string(),
             model: self.serving().version(),
         }
+    }
+
+    fn participants(&self) -> Vec<ParticipantStatus> {
+        self.status().participants
+    }
+
+    fn drain(&self, name: &ParticipantName, drained: bool) -> bool {
+        Coordinator::drain(self, name, drained)
     }
 
     fn shutdown(&self, bound: Duration) -> BoxFuture<'_, usize> {

@@ -5,7 +5,8 @@
 //! | `POST /v1/transactions` | 200 with the outcome; 202 in doubt or still running |
 //! | `GET /v1/transactions/{id}` | 200, 202 while running, 404 |
 //! | `POST /v1/transactions:predict` | predictions and plan; nothing is done |
-//! | `GET /v1/participants` | names, kinds, identities |
+//! | `GET /v1/participants` | names, kinds, identities, how each stands, what is prepared there |
+//! | `POST /v1/participants/{name}:drain`, `…:resume` | keeps new transactions from it, or not |
 //! | `GET /v1/ledgers/{ledger}/accounts/{id}`, `…/verify` | looks into embedded ledgers |
 //! | `GET /healthz`, `/readyz`, `/metrics` | for operators |
 //!

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use presume::configuration::{Config, Participant, ParticipantKind};
+use presume::configuration::{Config, Participant};
 use presume::coordinator::Answer;
 use presume::features::{self, Replay, State};
 use presume::participants::ledger::{NewAccount, Overdraft};
@@ -177,7 +177,7 @@ fn configuration(args: &Args, data: &Path, generator: &Generator) -> Config {
     data.clone_into(&mut config.data.dir);
     config.policy.mode = args.mode;
     config.models.dir.clone_from(&args.models);
-    let participant = Participant { kind: ParticipantKind::Embedded, dir: None };
+    let participant = Participant::embedded();
     config.participants = generator
         .participants()
         .iter()

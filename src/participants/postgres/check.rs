@@ -127,7 +127,7 @@ impl Postgres {
             let remedy = format!("the SQL of operation {name} in the configuration");
             let finding = match client.prepare(&statement.sql).await {
                 Ok(prepared) => {
-                    let types = prepared.params().iter().map(|t| t.name());
+                    let types = prepared.params().iter().map(tokio_postgres::types::Type::name);
                     let named = statement.parameters.iter().zip(types);
                     let named: Vec<_> = named.map(|(name, ty)| format!("{name} {ty}")).collect();
                     Finding::new("operation", true, format!("{name}({})", named.join(", ")), "")

@@ -81,7 +81,7 @@ impl Options {
             tls_ca: None,
             connections_max: 16,
             connect_timeout: Duration::from_secs(5),
-            listening_horizon: Duration::from_secs(60),
+            listening_horizon: Duration::from_mins(1),
             prepared_reserve: 2,
             allow_unsafe: Vec::new(),
             operations,

@@ -9,13 +9,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::coordinator::{Answer, Predicted, Submission, SubmitError, Timings};
+use crate::coordinator::{Answer, ParticipantStatus, Predicted, Submission, SubmitError, Timings};
 use crate::participants::BoxFuture;
 use crate::participants::ledger::Ledger;
-use crate::server::{
-    Backend, NotReady, Options, ParticipantView, Reading, Server, Service, StoreReading,
-};
-use crate::txn::{Admission, Mode, Outcome, Plan, Protocol, TxnId};
+use crate::server::{Backend, NotReady, Options, Reading, Server, Service, StoreReading};
+use crate::txn::{Admission, Mode, Outcome, ParticipantName, Plan, Protocol, TxnId};
 
 type Script = Box<dyn Fn(&TxnId) -> Result<Outcome, SubmitError> + Send + Sync>;
 
@@ -28,8 +26,13 @@ pub struct Fake {
     /// Told when a submission has arrived.
     pub arrived: Notify,
     pub stopped: AtomicBool,
+    pub drained: AtomicBool,
     pub not_ready: Mutex<Option<NotReady>>,
     answers: Mutex<BTreeMap<TxnId, Answer>>,
+}
+
+fn name(text: &str) -> ParticipantName {
+    ParticipantName::new(text).unwrap()
 }
 
 impl Fake {
@@ -46,6 +49,7 @@ impl Fake {
             release: Notify::new(),
             arrived: Notify::new(),
             stopped: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
             not_ready: Mutex::new(None),
             answers: Mutex::new(BTreeMap::new()),
         }
@@ -107,6 +111,24 @@ impl Backend for Fake {
         }
     }
 
+    fn participants(&self) -> Vec<ParticipantStatus> {
+        vec![ParticipantStatus {
+            name: name("core"),
+            identity: Some("0001".into()),
+            away: None,
+            drained: self.drained.load(Ordering::SeqCst),
+            in_flight: 0,
+            health: 1.0,
+            prepared: BTreeMap::new(),
+            foreign: Vec::new(),
+        }]
+    }
+
+    fn drain(&self, participant: &ParticipantName, drained: bool) -> bool {
+        self.drained.store(drained, Ordering::SeqCst);
+        *participant == name("core")
+    }
+
     fn shutdown(&self, _bound: Duration) -> BoxFuture<'_, usize> {
         Box::pin(async {
             self.stopped.store(true, Ordering::SeqCst);
@@ -130,6 +152,11 @@ impl Running {
 
     pub async fn get(&self, path: &str) -> Reply {
         reply(self.http.get(self.url(path))).await
+    }
+
+    /// Posts an empty object.
+    pub async fn post(&self, path: &str) -> Reply {
+        reply(self.http.post(self.url(path)).json(&serde_json::json!({}))).await
     }
 
     pub async fn submit(&self, body: &serde_json::Value) -> Reply {
@@ -192,11 +219,7 @@ pub async fn serve_ledgers(
     let fake = Arc::new(fake);
     let options = Options { address: SocketAddr::from(([127, 0, 0, 1], 0)), ..options };
     let service = Service {
-        participants: vec![ParticipantView {
-            name: crate::txn::ParticipantName::new("core").unwrap(),
-            kind: "embedded".into(),
-            identity: "0001".into(),
-        }],
+        kinds: BTreeMap::from([(name("core"), "embedded".into())]),
         ledgers,
         stores: Box::new(|| {
             vec![StoreReading {

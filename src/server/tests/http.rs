@@ -192,6 +192,16 @@ async fn participants_and_ledgers_can_be_looked_at() {
     let server = serve_ledgers(Fake::new(), Options::default(), ledgers).await;
     let list = server.get("/v1/participants").await.json();
     assert_eq!(list["participants"][0]["name"], "core");
+    assert_eq!(list["participants"][0]["kind"], "embedded");
+    let drained = server.post("/v1/participants/core:drain").await.json();
+    assert_eq!(drained["drained"], true);
+    let list = server.get("/v1/participants").await.json();
+    assert_eq!(list["participants"][0]["drained"], true);
+    // A page elsewhere cannot send it without asking first.
+    let plain = reply(server.http.post(server.url("/v1/participants/core:resume"))).await;
+    plain.is_problem(415, "unsupported-media-type", "application/json");
+    server.post("/v1/participants/x:drain").await.is_problem(404, "not-found", "x");
+    server.post("/v1/participants/core:paint").await.is_problem(404, "not-found", "paint");
     let account = server.get("/v1/ledgers/core/accounts/a%2F1").await;
     assert_eq!(account.json()["amounts"]["balance_minor"], 5);
     server.get("/v1/ledgers/core/accounts/zz").await.is_problem(404, "not-found", "zz");

@@ -1,0 +1,219 @@
+//! The sections `[participants.NAME]`: who holds the money, and what may be asked of it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::participants::OperationSql;
+use crate::participants::postgres::{self, Postgres};
+use crate::txn::OperationName;
+
+/// What a participant is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ParticipantKind {
+    /// A ledger in a folder of its own, in this process.
+    Embedded,
+    /// A `PostgreSQL` database.
+    Postgres,
+}
+
+/// A section `[participants.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each key's meaning stands in `keys::PARTICIPANT_KEYS`")]
+pub struct Participant {
+    pub kind: ParticipantKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_max: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listening_horizon_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared_reserve: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_unsafe: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub operations: BTreeMap<String, OperationSql>,
+}
+
+/// What is wrong with a participant: the key within its section, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParticipantFault {
+    /// Such as `url` or `operations.debit.sql`.
+    pub key: String,
+    /// Why it cannot be used.
+    pub problem: String,
+}
+
+/// Most sessions of one participant.
+const CONNECTIONS_MAX: usize = 1_000;
+/// Longest of its time limits, in milliseconds: a day.
+const MS_MAX: u64 = 86_400_000;
+
+impl Participant {
+    /// An embedded ledger in its usual folder.
+    pub fn embedded() -> Self {
+        Self {
+            kind: ParticipantKind::Embedded,
+            dir: None,
+            url: None,
+            tls_ca: None,
+            connections_max: None,
+            connect_timeout_ms: None,
+            listening_horizon_ms: None,
+            prepared_reserve: None,
+            allow_unsafe: Vec::new(),
+            operations: BTreeMap::new(),
+        }
+    }
+
+    /// Keys that are set and mean nothing for its kind.
+    pub(super) fn misplaced(&self) -> Vec<ParticipantFault> {
+        let for_databases = [
+            ("url", self.url.is_some()),
+            ("tls_ca", self.tls_ca.is_some()),
+            ("connections_max", self.connections_max.is_some()),
+            ("connect_timeout_ms", self.connect_timeout_ms.is_some()),
+            ("listening_horizon_ms", self.listening_horizon_ms.is_some()),
+            ("prepared_reserve", self.prepared_reserve.is_some()),
+            ("allow_unsafe", !self.allow_unsafe.is_empty()),
+            ("operations", !self.operations.is_empty()),
+        ];
+        let (set, of): (Vec<&str>, &str) = match self.kind {
+            ParticipantKind::Embedded => {
+                let set = for_databases.iter().filter(|(_, set)| *set).map(|(key, _)| *key);
+                (set.collect(), "databases")
+            }
+            ParticipantKind::Postgres => {
+                (self.dir.iter().map(|_| "dir").collect(), "embedded ledgers")
+            }
+        };
+        let fault = |key: &str| fault(key, format!("is for {of} only"));
+        set.into_iter().map(fault).collect()
+    }
+
+    /// The database that it names; `secret` gives the value of an environment variable. Connects
+    /// to nothing.
+    pub fn postgres(
+        &self,
+        secret: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Postgres, ParticipantFault> {
+        let url = self.url.as_deref().ok_or_else(|| fault("url", "is needed".to_owned()))?;
+        let url = expand(url, secret).map_err(|problem| fault("url", problem))?;
+        let mut options = postgres::Options::new(url, self.named_operations()?);
+        options.tls_ca.clone_from(&self.tls_ca);
+        options.allow_unsafe.clone_from(&self.allow_unsafe);
+        if let Some(count) = self.connections_max {
+            if !(1..=CONNECTIONS_MAX).contains(&count) {
+                let problem = format!("must be between 1 and {CONNECTIONS_MAX}");
+                return Err(fault("connections_max", problem));
+            }
+            options.connections_max = count;
+        }
+        let length = |key: &str, value: Option<u64>, default: Duration| match value {
+            None => Ok(default),
+            Some(ms @ 1..=MS_MAX) => Ok(Duration::from_millis(ms)),
+            Some(_) => Err(fault(key, format!("must be between 1 and {MS_MAX}"))),
+        };
+        options.connect_timeout =
+            length("connect_timeout_ms", self.connect_timeout_ms, options.connect_timeout)?;
+        options.listening_horizon =
+            length("listening_horizon_ms", self.listening_horizon_ms, options.listening_horizon)?;
+        options.prepared_reserve = self.prepared_reserve.unwrap_or(options.prepared_reserve);
+        Postgres::new(options).map_err(|error| match error {
+            postgres::Error::Operation { operation, detail } => {
+                fault(&format!("operations.{operation}.sql"), detail)
+            }
+            postgres::Error::Tls { detail } => fault("tls_ca", detail),
+            other => fault("url", other.to_string()),
+        })
+    }
+
+    fn named_operations(&self) -> Result<BTreeMap<OperationName, OperationSql>, ParticipantFault> {
+        let named = |(name, operation): (&String, &OperationSql)| {
+            let wrong = |error: crate::txn::IdError| {
+                fault(&format!("operations.{name}"), error.to_string())
+            };
+            Ok((OperationName::new(name).map_err(wrong)?, operation.clone()))
+        };
+        self.operations.iter().map(named).collect()
+    }
+}
+
+fn fault(key: &str, problem: String) -> ParticipantFault {
+    ParticipantFault { key: key.to_owned(), problem }
+}
+
+/// Puts the environment's values in the place of each `${NAME}`, and the first line of a file in
+/// that of `${file:PATH}`. The error never holds a value.
+fn expand(text: &str, secret: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, after) = after.split_once('}').ok_or("holds a ${ that is not closed")?;
+        expanded.push_str(before);
+        match name.strip_prefix("file:") {
+            Some(path) => {
+                let content = std::fs::read_to_string(path);
+                let content = content.map_err(|error| format!("file {path}: {error}"))?;
+                expanded.push_str(content.lines().next().unwrap_or_default());
+            }
+            None => {
+                let value = secret(name);
+                let unset = || format!("environment variable {name} is not set");
+                expanded.push_str(&value.ok_or_else(unset)?);
+            }
+        }
+        rest = after;
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+/// A URL without its password.
+pub(super) fn without_password(url: &str) -> String {
+    let hidden = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (user, rest) = rest.rsplit_once('@')?;
+        let (user, password) = user.split_once(':')?;
+        // A reference to a secret is none.
+        let shown = if password.starts_with("${") { password } else { "…" };
+        Some(format!("{scheme}://{user}:{shown}@{rest}"))
+    };
+    hidden().unwrap_or_else(|| url.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn secrets_come_from_the_environment_or_a_file_and_are_not_shown() {
+        let secret = |name: &str| (name == "PW").then(|| "s3cret".to_owned());
+        assert_eq!(expand("a:${PW}@b", &secret).unwrap(), "a:s3cret@b");
+        assert_eq!(
+            expand("a:${OTHER}@b", &secret).unwrap_err(),
+            "environment variable OTHER is not set"
+        );
+        assert_eq!(expand("a:${PW", &secret).unwrap_err(), "holds a ${ that is not closed");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from-file\n").unwrap();
+        let text = format!("a:${{file:{}}}@b", file.path().display());
+        assert_eq!(expand(&text, &secret).unwrap(), "a:from-file@b");
+        assert_eq!(without_password("postgres://u:pw@h:1/d"), "postgres://u:…@h:1/d");
+        assert_eq!(without_password("postgres://u:${PW}@h/d"), "postgres://u:${PW}@h/d");
+        assert_eq!(without_password("postgres://u@h/d"), "postgres://u@h/d");
+    }
+}
