@@ -96,7 +96,7 @@ impl Bank {
     }
 
     fn markers(&self) -> String {
-        let sql = "SELECT coalesce(string_agg(physical || ' ' || ended, ', ' ORDER BY physical), '') \
+        let sql = "SELECT coalesce(string_agg(physical || ' ' || committed, ', ' ORDER BY physical), '') \
                    FROM presume.marker";
         self.server.sql("bank", sql)
     }

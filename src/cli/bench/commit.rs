@@ -27,18 +27,28 @@ use tokio::time::Instant;
 
 use crate::cli::{Progress, print, print_json};
 
-const ACCOUNTS: u64 = 100_000;
-const LEDGERS: [&str; 2] = ["left", "right"];
+/// At each participant.
+pub(super) const ACCOUNTS: u64 = 100_000;
+/// Who is debited, who is credited.
+pub(super) const PARTICIPANTS: [&str; 2] = ["left", "right"];
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  presume bench commit --in-flight 1,64,512 --seconds 5 --json")]
+#[command(after_help = "Examples:
+  presume bench commit --in-flight 1,64,512 --seconds 5 --json
+  scripts/with-postgres presume bench commit --participants postgres --in-flight 1,8,32,64
+
+Between databases, LEFT_URL and RIGHT_URL name them; tables presume_bench and presume_bench_marker
+are made there.")]
 pub struct Args {
+    /// Between what: embedded ledgers, or two PostgreSQL servers beside the bare protocol
+    #[arg(long, value_enum, default_value_t = Kinds::Embedded)]
+    participants: Kinds,
     /// Transactions kept in flight, one run each
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 512])]
-    in_flight: Vec<usize>,
+    pub(super) in_flight: Vec<usize>,
     /// Seconds a run
     #[arg(long, default_value_t = 5)]
-    seconds: u64,
+    pub(super) seconds: u64,
     /// Folder for the scratch data, on the disk to be measured; removed afterwards
     #[arg(long, default_value = ".")]
     dir: PathBuf,
@@ -53,22 +63,25 @@ pub struct Args {
     no_predictions: bool,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kinds {
+    Embedded,
+    Postgres,
 }
 
 #[derive(Debug, Serialize)]
 struct Figures {
     in_flight: usize,
     predictions: String,
-    committed: u64,
-    seconds: f64,
-    transfers_per_second: f64,
+    #[serde(flatten)]
+    run: Run,
     flushes: u64,
     transfers_per_flush: f64,
     bare_flushes_per_second: f64,
     ratio_to_bare_flushes: f64,
-    answer_ms_p50: f64,
-    answer_ms_p99: f64,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -77,10 +90,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         "--in-flight must be between 1 and 4096"
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if args.participants == Kinds::Postgres {
+        return runtime.block_on(in_scratch(args, async |data: &Path| {
+            super::postgres::run(args, data).await
+        }));
+    }
     let mut all = Vec::new();
     for &in_flight in &args.in_flight {
         let progress = Progress::spinner(format!("{in_flight} in flight"), args.json);
-        all.push(runtime.block_on(measure(args, in_flight))?);
+        let measured = in_scratch(args, async |data: &Path| measure(args, in_flight, data).await);
+        all.push(runtime.block_on(measured)?);
         drop(progress);
     }
     if args.json {
@@ -99,63 +118,60 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     for f in &all {
         table.add_row([
             f.in_flight.to_string(),
-            format!("{:.0}", f.transfers_per_second),
+            format!("{:.0}", f.run.transfers_per_second),
             format!("{:.1}", f.transfers_per_flush),
             format!("{:.0}", f.bare_flushes_per_second),
             format!("{:.2}", f.ratio_to_bare_flushes),
-            format!("{:.2}", f.answer_ms_p50),
-            format!("{:.2}", f.answer_ms_p99),
+            format!("{:.2}", f.run.answer_ms_p50),
+            format!("{:.2}", f.run.answer_ms_p99),
         ]);
     }
     let predictions = all.first().map_or("", |f| f.predictions.as_str());
     print(&format!("{table}\npredictions: {predictions}; two ledgers and a decision log\n"))
 }
 
-struct Bench {
-    coordinator: Coordinator,
-    ledgers: Vec<Ledger>,
-    predictions: String,
-}
-
-async fn measure(args: &Args, in_flight: usize) -> anyhow::Result<Figures> {
+/// Runs in a scratch folder, which is removed.
+async fn in_scratch<T>(
+    args: &Args,
+    work: impl AsyncFnOnce(&Path) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let scratch = args.dir.join(format!(".presume-bench-{}", std::process::id()));
     std::fs::create_dir_all(&scratch)
         .with_context(|| format!("cannot make {}", scratch.display()))?;
-    let result = measure_in(args, in_flight, &scratch).await;
+    let result = work(&scratch).await;
     std::fs::remove_dir_all(&scratch)
         .with_context(|| format!("cannot remove {}", scratch.display()))?;
     result
 }
 
-async fn measure_in(args: &Args, in_flight: usize, data: &Path) -> anyhow::Result<Figures> {
+async fn measure(args: &Args, in_flight: usize, data: &Path) -> anyhow::Result<Figures> {
     let bare_before = bare_flushes_per_second(data)?;
-    let bench = open(args, data).await?;
-    let bench = Arc::new(bench);
-    load(&bench, in_flight, Duration::from_millis(500)).await?;
-    let flushes = bench.flushes();
-    let started = Instant::now();
-    let (committed, latency) =
-        load(&bench, in_flight, Duration::from_secs(args.seconds.max(1))).await?;
-    let seconds = started.elapsed().as_secs_f64();
-    let flushes = bench.flushes() - flushes;
+    let ledgers = open_ledgers(data).await?;
+    let shared = |(name, ledger): (&str, &Ledger)| -> anyhow::Result<_> {
+        Ok((ParticipantName::new(name)?, Arc::new(ledger.clone()) as Arc<dyn Participant>))
+    };
+    let participants = PARTICIPANTS.into_iter().zip(&ledgers).map(shared);
+    let bench = coordinate(args, data, participants.collect::<anyhow::Result<_>>()?).await?;
+    let flushed =
+        || bench.coordinator.status().flushes + ledgers.iter().map(Ledger::flushes).sum::<u64>();
+    bench.load(in_flight, Duration::from_millis(500), Wait::Decision).await?;
+    let flushes = flushed();
+    let length = Duration::from_secs(args.seconds.max(1));
+    let run = bench.load(in_flight, length, Wait::Decision).await?;
+    let flushes = flushed() - flushes;
     bench.coordinator.shutdown(Duration::from_secs(5)).await;
-    for ledger in &bench.ledgers {
+    for ledger in &ledgers {
         anyhow::ensure!(ledger.verify().await?.problems.is_empty(), "a ledger does not balance");
     }
     let bare = f64::midpoint(bare_before, bare_flushes_per_second(data)?);
-    let per_second = committed as f64 / seconds;
     Ok(Figures {
         in_flight,
         predictions: bench.predictions.clone(),
-        committed,
-        seconds,
-        transfers_per_second: per_second,
         flushes,
-        transfers_per_flush: committed as f64 / flushes.max(1) as f64,
+        transfers_per_flush: run.committed as f64 / flushes.max(1) as f64,
         bare_flushes_per_second: bare,
-        ratio_to_bare_flushes: per_second / bare,
-        answer_ms_p50: latency.value_at_quantile(0.5) as f64 / 1e3,
-        answer_ms_p99: latency.value_at_quantile(0.99) as f64 / 1e3,
+        ratio_to_bare_flushes: run.transfers_per_second / bare,
+        run,
     })
 }
 
@@ -175,24 +191,29 @@ fn bare_flushes_per_second(data: &Path) -> anyhow::Result<f64> {
     Ok(rate)
 }
 
-async fn open(args: &Args, data: &Path) -> anyhow::Result<Bench> {
-    let (log, recovered) =
-        DecisionLog::open(&data.join("decisions"), decision_log::Options::default())?;
-    let mut participants: BTreeMap<ParticipantName, Arc<dyn Participant>> = BTreeMap::new();
+async fn open_ledgers(data: &Path) -> anyhow::Result<Vec<Ledger>> {
     let mut ledgers = Vec::new();
-    for name in LEDGERS {
+    for name in PARTICIPANTS {
         let ledger = Ledger::open(&ledger::folder(data, name)?, ledger::Options::default())?;
-        if ledger.accounts() < usize::try_from(ACCOUNTS)? {
-            let account = |i| NewAccount {
-                id: format!("a{i}"),
-                opening_minor: 1_000_000_000,
-                overdraft: Overdraft::Refused,
-            };
-            ledger.open_accounts(&(0..ACCOUNTS).map(account).collect::<Vec<_>>()).await?;
-        }
-        participants.insert(ParticipantName::new(name)?, Arc::new(ledger.clone()));
+        let account = |i| NewAccount {
+            id: format!("a{i}"),
+            opening_minor: 1_000_000_000,
+            overdraft: Overdraft::Refused,
+        };
+        ledger.open_accounts(&(0..ACCOUNTS).map(account).collect::<Vec<_>>()).await?;
         ledgers.push(ledger);
     }
+    Ok(ledgers)
+}
+
+/// A coordinator over `participants`, with its decision log in `data`.
+pub(super) async fn coordinate(
+    args: &Args,
+    data: &Path,
+    participants: BTreeMap<ParticipantName, Arc<dyn Participant>>,
+) -> anyhow::Result<Bench> {
+    let (log, recovered) =
+        DecisionLog::open(&data.join("decisions"), decision_log::Options::default())?;
     let features = features::State::new(features::Options::default())?;
     let origin = Instant::now();
     let serving = Serving::new(serving::Options::with_clock(Arc::new(move || origin.elapsed())));
@@ -216,54 +237,99 @@ async fn open(args: &Args, data: &Path) -> anyhow::Result<Bench> {
         clock: Arc::new(SystemClock),
     };
     let coordinator = Coordinator::start(parts, recovered, coordinator::Options::default()).await?;
-    Ok(Bench { coordinator, ledgers, predictions })
+    for participant in coordinator.status().participants {
+        let away = participant.away.unwrap_or_default();
+        anyhow::ensure!(participant.identity.is_some(), "{} is away: {away}", participant.name);
+    }
+    Ok(Bench { coordinator: Arc::new(coordinator), predictions })
+}
+
+/// A coordinator under load.
+pub(super) struct Bench {
+    pub(super) coordinator: Arc<Coordinator>,
+    predictions: String,
+}
+
+/// What a closed loop of clients saw.
+#[derive(Debug, Serialize)]
+pub(super) struct Run {
+    pub(super) committed: u64,
+    pub(super) seconds: f64,
+    pub(super) transfers_per_second: f64,
+    pub(super) answer_ms_p50: f64,
+    pub(super) answer_ms_p99: f64,
 }
 
 impl Bench {
-    fn flushes(&self) -> u64 {
-        self.coordinator.status().flushes + self.ledgers.iter().map(Ledger::flushes).sum::<u64>()
+    /// Transfers by `clients` clients, every account pair drawn evenly.
+    pub(super) async fn load(
+        &self,
+        clients: usize,
+        length: Duration,
+        wait: Wait,
+    ) -> anyhow::Result<Run> {
+        let coordinator = self.coordinator.clone();
+        closed_loop(clients, length, move |_, n| {
+            let coordinator = coordinator.clone();
+            async move {
+                let submission = Submission { wait, ..transfer(n)? };
+                let answer = coordinator.submit(submission).await?;
+                anyhow::ensure!(answer.outcome == Outcome::Committed, "{:?}", answer.reasons);
+                Ok(())
+            }
+        })
+        .await
     }
 }
 
-/// A closed loop of `in_flight` clients; every account pair is drawn evenly.
-async fn load(
-    bench: &Arc<Bench>,
-    in_flight: usize,
+/// Clients that each do one thing after the other; `work` gets the client's and the thing's number.
+pub(super) async fn closed_loop<W, F>(
+    clients: usize,
     length: Duration,
-) -> anyhow::Result<(u64, Histogram<u64>)> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let until = Instant::now() + length;
-    let mut clients = tokio::task::JoinSet::new();
-    for _ in 0..in_flight {
-        let bench = bench.clone();
-        clients.spawn(async move {
+    work: W,
+) -> anyhow::Result<Run>
+where
+    W: Fn(usize, u64) -> F + Clone + Send + 'static,
+    F: Future<Output = anyhow::Result<()>> + Send,
+{
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let started = Instant::now();
+    let until = started + length;
+    let mut tasks = tokio::task::JoinSet::new();
+    for client in 0..clients {
+        let work = work.clone();
+        tasks.spawn(async move {
             let mut latency = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
-            let mut committed = 0u64;
             while Instant::now() < until {
-                let n = NEXT.fetch_add(1, Ordering::Relaxed);
                 let started = Instant::now();
-                let answer = bench.coordinator.submit(transfer(n)?).await?;
-                anyhow::ensure!(answer.outcome == Outcome::Committed, "{:?}", answer.reasons);
+                work(client, NEXT.fetch_add(1, Ordering::Relaxed)).await?;
                 let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                 latency.saturating_record(us);
-                committed += 1;
             }
-            Ok((committed, latency))
+            anyhow::Ok(latency)
         });
     }
     let mut all = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
-    let mut committed = 0;
-    while let Some(client) = clients.join_next().await {
-        let (count, latency) = client??;
-        committed += count;
-        all.add(&latency)?;
+    while let Some(task) = tasks.join_next().await {
+        all.add(&task??)?;
     }
-    Ok((committed, all))
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Run {
+        committed: all.len(),
+        seconds,
+        transfers_per_second: all.len() as f64 / seconds,
+        answer_ms_p50: all.value_at_quantile(0.5) as f64 / 1e3,
+        answer_ms_p99: all.value_at_quantile(0.99) as f64 / 1e3,
+    })
+}
+
+/// The accounts of a transfer: two walks with large strides that share no factor with their number.
+pub(super) fn accounts(n: u64) -> (u64, u64) {
+    (n.wrapping_mul(7_919) % ACCOUNTS, n.wrapping_mul(104_729) % ACCOUNTS)
 }
 
 fn transfer(n: u64) -> anyhow::Result<Submission> {
-    // Two walks with large strides that share no factor with the number of accounts.
-    let (from, to) = (n.wrapping_mul(7_919) % ACCOUNTS, n.wrapping_mul(104_729) % ACCOUNTS);
+    let (from, to) = accounts(n);
     let operation = |participant: &str, name: &str, account: u64| -> anyhow::Result<Operation> {
         Ok(Operation {
             participant: ParticipantName::new(participant)?,
@@ -296,8 +362,8 @@ fn transfer(n: u64) -> anyhow::Result<Submission> {
             payment,
             protocol: ProtocolRequest::Auto,
             operations: vec![
-                operation(LEDGERS[0], "debit", from)?,
-                operation(LEDGERS[1], "credit", to)?,
+                operation(PARTICIPANTS[0], "debit", from)?,
+                operation(PARTICIPANTS[1], "credit", to)?,
             ],
         },
         request_hash: String::new(),

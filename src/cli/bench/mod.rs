@@ -1,6 +1,7 @@
 //! `presume bench`: the figures of the README, measured on this machine.
 
 mod commit;
+mod postgres;
 mod predict;
 
 use clap::Subcommand;

@@ -15,11 +15,8 @@ enum Reply {
     Done,
     /// Rows changed or found.
     Rows(u64),
-    /// The claimed epoch, and whether the marker was inserted.
-    Marked {
-        epoch: i64,
-        inserted: bool,
-    },
+    /// Whether the marker was inserted.
+    Marked(bool),
 }
 
 type Replies = Vec<Result<Reply, tokio_postgres::Error>>;
@@ -28,8 +25,8 @@ type Replies = Vec<Result<Reply, tokio_postgres::Error>>;
 enum Worked {
     /// It changed something.
     Changed,
-    /// It changed nothing.
-    ReadOnly,
+    /// It has no marker: it changed nothing, or its epoch is over.
+    Unmarked,
 }
 
 pub(super) async fn prepare(
@@ -61,13 +58,18 @@ async fn send_and_judge(client: &Client, gid: Gid, bound: &[Bound]) -> Vote {
         Ok(statements) => statements,
         Err(error) => return Vote::No(not_begun(&error)),
     };
-    // One message, so that the PREPARE is not looked at when the guard fails.
-    let last = format!("SAVEPOINT presume; PREPARE TRANSACTION '{gid}'");
+    let last = format!("PREPARE TRANSACTION '{gid}'");
     let mut replies = send(client, gid, bound, &statements, Some(last)).await;
     let prepared = replies.pop().expect("the last statement");
-    match (judge(&replies, gid, bound), prepared) {
+    // The server rolled back when it was told to prepare what had failed.
+    let rolled_back = prepared.is_ok() && replies.iter().any(Result::is_err);
+    match (judge(&replies, bound), prepared) {
         (Ok(Worked::Changed), Ok(_)) => Vote::Yes,
-        (Ok(Worked::ReadOnly), Ok(_)) => undo(client, gid, Vote::ReadOnly).await,
+        (Ok(Worked::Unmarked), Ok(_)) => {
+            let vote = unmarked(client, gid).await;
+            undo(client, gid, vote).await
+        }
+        (Err(Failure::Refused(declined)), Ok(_)) if rolled_back => Vote::No(declined),
         (Err(Failure::Refused(declined)), Ok(_)) => undo(client, gid, Vote::No(declined)).await,
         (Err(Failure::Unknown(detail)), _) => Vote::Unknown(detail),
         (worked, Err(error)) => {
@@ -101,18 +103,20 @@ pub(super) async fn commit_one_phase(claimed: Arc<Claimed>, gid: Gid, bound: Vec
         Err(error) => return Vote::No(not_begun(&error)),
     };
     let replies = send(&client, gid, &bound, &statements, None).await;
-    match judge(&replies, gid, &bound) {
-        Ok(worked) => match client.batch_execute("COMMIT").await {
-            Ok(()) => match worked {
-                Worked::Changed => Vote::Yes,
-                Worked::ReadOnly => Vote::ReadOnly,
-            },
+    match judge(&replies, &bound) {
+        Ok(Worked::Changed) => match client.batch_execute("COMMIT").await {
+            Ok(()) => Vote::Yes,
             Err(error) => match failure(&error) {
                 // A deferred constraint, say: the server has rolled back.
                 Failure::Refused(declined) => Vote::No(declined),
                 Failure::Unknown(detail) => Vote::Unknown(detail),
             },
         },
+        Ok(Worked::Unmarked) => {
+            let vote = unmarked(&client, gid).await;
+            roll_back(&client).await;
+            vote
+        }
         Err(Failure::Refused(declined)) => {
             roll_back(&client).await;
             Vote::No(declined)
@@ -151,8 +155,8 @@ async fn send(
     let mark = statements.last().expect("the marker's stands last");
     calls.push(Box::pin(async move {
         let (epoch, physical, branch) = key(gid);
-        let row = client.query_one(mark, &[&gid.log.0, &epoch, &physical, &branch]).await?;
-        Ok(Reply::Marked { epoch: row.get(0), inserted: row.get::<_, i64>(1) > 0 })
+        let rows = client.execute(mark, &[&gid.log.0, &epoch, &physical, &branch]).await?;
+        Ok(Reply::Marked(rows > 0))
     }));
     if let Some(last) = last {
         calls
@@ -168,12 +172,12 @@ pub(super) fn key(gid: Gid) -> (i64, i64, i32) {
 }
 
 /// What the work came to: the first failure, else the first expectation that was not met.
-fn judge(replies: &Replies, gid: Gid, bound: &[Bound]) -> Result<Worked, Failure> {
+fn judge(replies: &Replies, bound: &[Bound]) -> Result<Worked, Failure> {
     if let Some(error) = replies.iter().find_map(|reply| reply.as_ref().err()) {
         return Err(failure(error));
     }
     let mut operations = bound.iter();
-    let mut worked = Worked::ReadOnly;
+    let mut worked = Worked::Changed;
     for reply in replies.iter().flatten() {
         match reply {
             Reply::Done => {}
@@ -181,24 +185,29 @@ fn judge(replies: &Replies, gid: Gid, bound: &[Bound]) -> Result<Worked, Failure
                 let bound = operations.next().expect("one reply an operation");
                 bound.statement.judge(*rows).map_err(Failure::Refused)?;
             }
-            Reply::Marked { epoch, inserted } => {
-                if *epoch != key(gid).0 {
-                    return Err(Failure::Refused(fenced(gid, *epoch)));
-                }
-                if *inserted {
-                    worked = Worked::Changed;
-                }
-            }
+            Reply::Marked(false) => worked = Worked::Unmarked,
+            Reply::Marked(true) => {}
         }
     }
     Ok(worked)
 }
 
-fn fenced(gid: Gid, known: i64) -> Declined {
-    let code = "fenced".to_owned();
-    let detail =
-        format!("the database knows epoch {known} of this log, the branch has {}", gid.epoch.0);
-    Declined::Technical { code, detail }
+/// What a branch without a marker votes: nothing was changed, unless its epoch is over. The session
+/// may be within its transaction.
+async fn unmarked(client: &Client, gid: Gid) -> Vote {
+    match client.query_opt(schema::CLAIMED, &[&gid.log.0]).await {
+        Ok(row) => {
+            let known: i64 = row.map_or(0, |row| row.get(0));
+            if known == key(gid).0 {
+                return Vote::ReadOnly;
+            }
+            let code = "fenced".to_owned();
+            let branch = gid.epoch.0;
+            let detail = format!("the database knows epoch {known}, the branch has {branch}");
+            Vote::No(Declined::Technical { code, detail })
+        }
+        Err(error) => Vote::Unknown(text(&error)),
+    }
 }
 
 /// Nothing was begun, whatever went wrong.

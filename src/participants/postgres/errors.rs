@@ -1,7 +1,7 @@
 //! What each `SQLSTATE` means for a vote and for an acknowledgement.
 //!
-//! A server that answers a statement with an error has certainly not prepared it: the guard before
-//! `PREPARE TRANSACTION` sees to that. So an error is a no; which kind, this table says. An error
+//! A server that answers a statement with an error has certainly not prepared its branch: it rolls
+//! back what fails. So an error is a no; which kind, this table says. An error
 //! of the connection, or one by which the server ends it, leaves the last statement unknown.
 
 use tokio_postgres::Error;

@@ -1,12 +1,12 @@
 //! PostgreSQL, 14 or later, as a participant: `PREPARE TRANSACTION` behind named operations.
 //!
 //! # A branch
-//! `BEGIN`, the operations, the marker row, the guard and `PREPARE TRANSACTION` travel in one round
-//! trip; `COMMIT PREPARED` or `ROLLBACK PREPARED` in another, on any session. The guard is a
-//! `SAVEPOINT` in the same message as the `PREPARE`: without it a failed transaction answers the
-//! `PREPARE` with the tag `ROLLBACK` and no error, a silent false yes. Row counts are judged after
-//! the round trip: a branch that must decline was prepared for a moment and is rolled back before
-//! it votes.
+//! `BEGIN`, the operations, the marker row and `PREPARE TRANSACTION` travel in one round trip;
+//! `COMMIT PREPARED` or `ROLLBACK PREPARED` in another, on any session. In a failed transaction the
+//! server answers `PREPARE TRANSACTION` with the tag `ROLLBACK` and no error, a silent false yes:
+//! so a yes needs a good answer to every statement before it, the marker's last of all. Row counts
+//! are judged after the round trip: a branch that must decline was prepared for a moment and is
+//! rolled back before it votes.
 //!
 //! A branch of one participant commits in one phase, in two round trips, behind the same marker. A
 //! branch that changed nothing leaves with a read-only vote.

@@ -4,10 +4,10 @@
 //! |---|---|---|
 //! | `presume.server` | one row | the random identity of this database |
 //! | `presume.epoch` | log id | the highest epoch that was claimed, and by which process |
-//! | `presume.marker` | log id, epoch, physical id, branch | `committed` by the branch itself, or `aborted`: a tombstone |
+//! | `presume.marker` | log id, epoch, physical id, branch | `committed` by the branch itself, or not: a tombstone |
 //!
-//! A branch inserts its marker in its own transaction, so whoever reads `committed` knows that the
-//! branch is. A tombstone under the same key makes a branch that comes later fail. The marker is
+//! A branch inserts its marker in its own transaction, so whoever sees it knows that the branch is
+//! committed. A tombstone under the same key makes a branch that comes later fail. The marker is
 //! not inserted when the branch changed nothing, nor when another epoch than its own was claimed.
 
 /// Version of the tables.
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS presume.marker (
     epoch bigint NOT NULL,
     physical bigint NOT NULL,
     branch integer NOT NULL,
-    ended text NOT NULL CHECK (ended IN ('committed', 'aborted')),
+    committed boolean NOT NULL,
     at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (log, epoch, physical, branch)
 );
@@ -65,25 +65,20 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND starts_with(application_name, $1)
   AND application_name <> $2 AND pid <> pg_backend_pid()";
 
-/// Log, epoch, physical id, branch → the claimed epoch, and how many markers were inserted: none
-/// if nothing was changed before, or if the epoch is another.
+/// Log, epoch, physical id, branch → one marker; none if nothing was changed before, or if another
+/// epoch is claimed.
 pub(super) const MARK: &str = "\
-WITH known AS (SELECT coalesce(max(epoch), 0) AS epoch FROM presume.epoch WHERE log = $1),
-     marked AS (
-         INSERT INTO presume.marker (log, epoch, physical, branch, ended)
-         SELECT $1, $2, $3, $4, 'committed' FROM known
-         WHERE known.epoch = $2 AND pg_current_xact_id_if_assigned() IS NOT NULL
-         RETURNING 1
-     )
-SELECT known.epoch, (SELECT count(*) FROM marked) FROM known";
+INSERT INTO presume.marker (log, epoch, physical, branch, committed)
+SELECT log, epoch, $3, $4, true FROM presume.epoch
+WHERE log = $1 AND epoch = $2 AND pg_current_xact_id_if_assigned() IS NOT NULL";
 
 /// The same key → a tombstone, if there is neither marker nor tombstone.
 pub(super) const ENTOMB: &str = "\
-INSERT INTO presume.marker (log, epoch, physical, branch, ended)
-VALUES ($1, $2, $3, $4, 'aborted') ON CONFLICT DO NOTHING";
+INSERT INTO presume.marker (log, epoch, physical, branch, committed)
+VALUES ($1, $2, $3, $4, false) ON CONFLICT DO NOTHING";
 
 /// The same key → how it ended.
-pub(super) const ENDED: &str = "SELECT ended FROM presume.marker \
+pub(super) const ENDED: &str = "SELECT committed FROM presume.marker \
      WHERE log = $1 AND epoch = $2 AND physical = $3 AND branch = $4";
 
 /// Log, epoch, physical id below which all is finished, seconds of age → markers removed.

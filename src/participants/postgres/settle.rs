@@ -110,10 +110,7 @@ async fn ended(client: &Client, gid: Gid) -> Result<Option<Ended>, tokio_postgre
     let (epoch, physical, branch) = key(gid);
     let statement = client.prepare_cached(schema::ENDED).await?;
     let row = client.query_opt(&statement, &[&gid.log.0, &epoch, &physical, &branch]).await?;
-    Ok(row.map(|row| match row.get::<_, &str>(0) {
-        "committed" => Ended::Committed,
-        _ => Ended::Aborted,
-    }))
+    Ok(row.map(|row| if row.get(0) { Ended::Committed } else { Ended::Aborted }))
 }
 
 async fn session(inner: &Inner) -> Result<Client, String> {
