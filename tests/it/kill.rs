@@ -8,19 +8,16 @@ use std::time::Duration;
 
 use presume::decision_log::{self, DecisionLog};
 use presume::learning::outcome_log;
-use presume::participants::Participant;
-use presume::participants::ledger::{self, Ledger, NewAccount, Overdraft};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
+use crate::banks::{Banks, NAMES};
 use crate::server::{Served, root};
 
-const KILLS: usize = 24;
 const CLIENTS: usize = 32;
 const ACCOUNTS: usize = 50;
 const OPENING: i64 = 2_000;
-const LEDGERS: [&str; 2] = ["left", "right"];
 
 /// A transfer as a client remembers it.
 #[derive(Clone)]
@@ -38,7 +35,7 @@ impl Transfer {
         let (a, b) = (account(rng), account(rng));
         // One in five stays within one ledger and commits in one phase.
         let to = if rng.random_bool(0.2) { from } else { to };
-        Self { id, legs: vec![(LEDGERS[from], a, -amount), (LEDGERS[to], b, amount)] }
+        Self { id, legs: vec![(NAMES[from], a, -amount), (NAMES[to], b, amount)] }
     }
 
     fn body(&self) -> Value {
@@ -70,40 +67,13 @@ struct Book {
     answered: HashMap<String, (Transfer, Value)>,
 }
 
-fn flags() -> Vec<String> {
+/// Small seals, so that many kills fall into one. No rejections: this test is about commits.
+fn configuration(participants: &str) -> String {
     let models = root().join("models");
-    let mut flags: Vec<String> = LEDGERS
-        .iter()
-        .flat_map(|name| ["--set".into(), format!("participants.{name}.kind=embedded")])
-        .collect();
-    // Small seals, so that many kills fall into one. No rejections: this test is about commits.
-    for set in [
-        format!("models.dir={}", models.display()),
-        "policy.mode=observe".into(),
-        "outcome_log.seal_rows_max=200".into(),
-        "outcome_log.seal_age_s_max=1".into(),
-    ] {
-        flags.extend(["--set".into(), set]);
-    }
-    flags
-}
-
-fn ledger_at(data: &Path, name: &str) -> Ledger {
-    let dir = data.join("data").join("ledgers").join(name);
-    Ledger::open(&dir, ledger::Options::default()).unwrap()
-}
-
-async fn open_accounts(data: &Path) {
-    for name in LEDGERS {
-        let ledger = ledger_at(data, name);
-        let account = |i| NewAccount {
-            id: format!("a{i}"),
-            opening_minor: OPENING,
-            overdraft: Overdraft::Refused,
-        };
-        ledger.open_accounts(&(0..ACCOUNTS).map(account).collect::<Vec<_>>()).await.unwrap();
-        ledger.close().unwrap();
-    }
+    format!(
+        "[models]\ndir = {models:?}\n[policy]\nmode = \"observe\"\n\
+         [outcome_log]\nseal_rows_max = 200\nseal_age_s_max = 1\n{participants}"
+    )
 }
 
 async fn submit(client: &reqwest::Client, url: &str, transfer: &Transfer) -> Option<Value> {
@@ -181,18 +151,32 @@ fn settle(book: &Mutex<Book>, transfer: Transfer, answer: Option<Value>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_answered_is_lost_or_done_twice_when_the_server_is_killed() {
+    kill_again_and_again(Banks::Ledgers, kills(24)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_between_databases_that_lose_their_power_too() {
+    let Some(banks) = Banks::databases() else { return };
+    kill_again_and_again(banks, kills(12)).await;
+}
+
+/// How often to kill: more by `PRESUME_KILLS`.
+fn kills(default: usize) -> usize {
+    std::env::var("PRESUME_KILLS").map_or(default, |text| text.parse().unwrap())
+}
+
+async fn kill_again_and_again(mut banks: Banks, kills: usize) {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path();
-    open_accounts(data).await;
-    let flags = flags();
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let sections = banks.open(data, ACCOUNTS, OPENING).await;
+    std::fs::write(data.join("presume.toml"), configuration(&sections)).unwrap();
     let book = Arc::new(Mutex::new(Book::default()));
     let next = Arc::new(AtomicUsize::new(0));
     let seed = rand::random::<u64>();
     println!("seed of the kills: {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    for _ in 0..KILLS {
-        let served = Served::start(data, &flags);
+    for round in 0..kills {
+        let served = Served::start(data, &[]);
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = tokio::task::JoinSet::new();
         for number in 0..CLIENTS {
@@ -206,32 +190,35 @@ async fn nothing_answered_is_lost_or_done_twice_when_the_server_is_killed() {
         }
         // The moment of the kill is what is random here; nothing is synchronised by it.
         tokio::time::sleep(Duration::from_millis(rng.random_range(30..500))).await;
+        if round % 4 == 3 {
+            banks.cut_power();
+        }
         served.kill();
         stop.store(true, Ordering::SeqCst);
         while let Some(client) = clients.join_next().await {
             client.unwrap();
         }
     }
-    finish_open(data, &flags, &book).await;
+    finish_open(data, &book).await;
     let book = std::mem::take(&mut *book.lock().unwrap());
-    check(data, &book).await;
-    check_features_were_rebuilt(data);
+    check(&banks, data, &book).await;
+    check_features_were_rebuilt(data, kills);
 }
 
 /// Each start knows again every outcome before it, sealed or not.
-fn check_features_were_rebuilt(data: &Path) {
+fn check_features_were_rebuilt(data: &Path, kills: usize) {
     let log = std::fs::read_to_string(data.join("serve.log")).unwrap();
     assert!(!log.contains("features are rebuilt without"), "{log}");
     let starts = log.lines().filter(|line| line.contains("features are rebuilt from"));
     let rows = |line: &str| line.rsplit_once("rows=").unwrap().1.trim().parse::<u64>().unwrap();
     let rows: Vec<u64> = starts.map(rows).collect();
-    assert_eq!(rows.len(), KILLS + 1);
-    assert!(rows[0] == 0 && rows.is_sorted() && rows[KILLS] > 100, "{rows:?}");
+    assert_eq!(rows.len(), kills + 1);
+    assert!(rows[0] == 0 && rows.is_sorted() && rows[kills] > 100, "{rows:?}");
 }
 
 /// A last run: every open key is asked until it is answered, then the server is stopped.
-async fn finish_open(data: &Path, flags: &[&str], book: &Mutex<Book>) {
-    let served = Served::start(data, flags);
+async fn finish_open(data: &Path, book: &Mutex<Book>) {
+    let served = Served::start(data, &[]);
     let client = reqwest::Client::new();
     for _ in 0..1_000 {
         let open = std::mem::take(&mut book.lock().unwrap().open);
@@ -247,12 +234,12 @@ async fn finish_open(data: &Path, flags: &[&str], book: &Mutex<Book>) {
     assert!(served.stop().success());
 }
 
-async fn check(data: &Path, book: &Book) {
+async fn check(banks: &Banks, data: &Path, book: &Book) {
     let count = |outcome: &str| {
         book.answered.values().filter(|(_, answer)| answer["outcome"] == outcome).count()
     };
     let (committed, aborted) = (count("committed"), count("aborted"));
-    println!("{committed} committed, {aborted} aborted over {KILLS} kills");
+    println!("{committed} committed, {aborted} aborted");
     assert!(committed > 100 && aborted > 10, "{committed} committed, {aborted} aborted");
 
     let mut expected: BTreeMap<(&str, usize), i64> = BTreeMap::new();
@@ -263,17 +250,12 @@ async fn check(data: &Path, book: &Book) {
             }
         }
     }
-    for name in LEDGERS {
-        let ledger = ledger_at(data, name);
-        assert!(ledger.list_prepared().await.unwrap().branches.is_empty(), "{name} is in doubt");
-        let report = ledger.verify().await.unwrap();
-        assert!(report.is_sound(), "{name}: {:?}", report.problems);
-        for account in 0..ACCOUNTS {
-            let balance = ledger.balance(&format!("a{account}")).unwrap();
+    for name in NAMES {
+        let balances = banks.balances(data, name, ACCOUNTS).await;
+        for (account, balance) in balances.into_iter().enumerate() {
             let due = OPENING + expected.get(&(name, account)).copied().unwrap_or(0);
-            assert_eq!(balance.balance_minor, due, "{name} a{account}");
+            assert_eq!(balance, due, "{name} a{account}");
         }
-        ledger.close().unwrap();
     }
 
     let folder = data.join("data").join("decision-log");

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test of processes is a shell, too")]
 
 mod bad_input;
+mod banks;
 mod kill;
 mod layers;
 mod postgres;

@@ -57,7 +57,7 @@ impl PostgresServer {
         let mut server = Self { dir, bin, port, settings, child: None };
         server.run();
         for database in databases {
-            server.sql("postgres", &format!("CREATE DATABASE {database}"));
+            server.sql("postgres", &format!("CREATE DATABASE \"{database}\""));
         }
         Some(server)
     }

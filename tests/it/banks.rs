@@ -1,0 +1,112 @@
+//! Who holds the money in a kill test: embedded ledgers, or databases of a real server.
+
+use std::path::Path;
+
+use presume::participants::Participant;
+use presume::participants::ledger::{self, Ledger, NewAccount, Overdraft};
+
+use crate::postgres_server::PostgresServer;
+
+/// The two participants.
+pub const NAMES: [&str; 2] = ["left", "right"];
+
+/// Both participants of one kind.
+pub enum Banks {
+    Ledgers,
+    Databases(PostgresServer),
+}
+
+impl Banks {
+    /// Two databases of one server; `None`, said aloud, where there is none.
+    pub fn databases() -> Option<Self> {
+        Some(Self::Databases(PostgresServer::start(100, &NAMES)?))
+    }
+
+    /// Opens accounts `a0`, `a1`, … with a balance, and writes the configuration's sections.
+    pub async fn open(&self, data: &Path, accounts: usize, opening: i64) -> String {
+        let mut sections = String::new();
+        for name in NAMES {
+            sections += &match self {
+                Self::Ledgers => {
+                    open_ledger(data, name, accounts, opening).await;
+                    format!("[participants.{name}]\nkind = \"embedded\"\n")
+                }
+                Self::Databases(server) => {
+                    let sql = format!(
+                        "CREATE TABLE accounts (id text PRIMARY KEY, balance bigint NOT NULL); \
+                         INSERT INTO accounts SELECT 'a' || n, {opening} \
+                         FROM generate_series(0, {accounts} - 1) n"
+                    );
+                    server.sql(name, &sql);
+                    server.sql(name, presume::participants::postgres::Postgres::init_statements());
+                    section(name, &server.url(name))
+                }
+            };
+        }
+        sections
+    }
+
+    /// Stops the databases as a power cut does, and runs them again.
+    pub fn cut_power(&mut self) {
+        if let Self::Databases(server) = self {
+            server.stop();
+            server.run();
+        }
+    }
+
+    /// The balances of `a0`, `a1`, …; nothing is in doubt there and the books are sound.
+    pub async fn balances(&self, data: &Path, name: &str, accounts: usize) -> Vec<i64> {
+        match self {
+            Self::Ledgers => {
+                let ledger = ledger_at(data, name);
+                let prepared = ledger.list_prepared().await.unwrap();
+                assert!(prepared.branches.is_empty(), "{name} is in doubt");
+                let report = ledger.verify().await.unwrap();
+                assert!(report.is_sound(), "{name}: {:?}", report.problems);
+                let balance = |i| ledger.balance(&format!("a{i}")).unwrap().balance_minor;
+                let balances = (0..accounts).map(balance).collect();
+                ledger.close().unwrap();
+                balances
+            }
+            Self::Databases(server) => {
+                let prepared = "SELECT count(*) FROM pg_prepared_xacts";
+                assert_eq!(server.sql(name, prepared), "0", "{name} is in doubt");
+                let sql = "SELECT balance FROM accounts ORDER BY substr(id, 2)::int";
+                server.sql(name, sql).lines().map(|line| line.parse().unwrap()).collect()
+            }
+        }
+    }
+}
+
+fn section(name: &str, url: &str) -> String {
+    format!(
+        "[participants.{name}]
+kind = \"postgres\"
+url = \"{url}\"
+listening_horizon_ms = 5000
+allow_unsafe = [\"fsync\"]
+[participants.{name}.operations.debit]
+sql = \"UPDATE accounts SET balance = balance - $amount WHERE id = $account AND balance >= $amount\"
+expect_rows = 1
+[participants.{name}.operations.credit]
+sql = \"UPDATE accounts SET balance = balance + $amount WHERE id = $account\"
+expect_rows = 1
+"
+    )
+}
+
+fn ledger_at(data: &Path, name: &str) -> Ledger {
+    let dir = data.join("data").join("ledgers").join(name);
+    Ledger::open(&dir, ledger::Options::default()).unwrap()
+}
+
+async fn open_ledger(data: &Path, name: &str, accounts: usize, opening: i64) {
+    let ledger = ledger_at(data, name);
+    let account = |i| NewAccount {
+        id: format!("a{i}"),
+        opening_minor: opening,
+        overdraft: Overdraft::Refused,
+    };
+    ledger.open_accounts(&(0..accounts).map(account).collect::<Vec<_>>()).await.unwrap();
+    ledger.close().unwrap();
+}
