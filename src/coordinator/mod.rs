@@ -338,6 +338,9 @@ impl Inner {
         };
         let predicted = started.elapsed();
         let trace = |context| LegTrace { context, sent_at: None, vote: None, prepare: None };
+        let branches_announced: Vec<_> =
+            branches.iter().map(|b| b.participant.announce()).collect();
+        let in_step = branches_announced.iter().all(Option::is_some);
         let run = Run {
             legs: contexts.into_iter().map(trace).collect(),
             draft: Draft {
@@ -347,14 +350,16 @@ impl Inner {
                 prediction,
                 plan,
             },
-            branches_announced: branches.iter().map(|b| b.participant.announce()).collect(),
+            // Only embedded participants keep transactions in step; where votes come when they
+            // come, others would wait in vain.
+            announced: in_step.then(|| self.log.announce()).flatten(),
+            branches_announced,
             branches,
             request_hash: submission.request_hash,
             wait: submission.wait,
             started,
             predicted,
             reply: Some(reply),
-            announced: self.log.announce(),
             inner: self,
         };
         match run.draft.plan.admission {

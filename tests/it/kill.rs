@@ -160,9 +160,9 @@ async fn the_same_between_databases_that_lose_their_power_too() {
     kill_again_and_again(banks, kills(12)).await;
 }
 
-/// How often to kill: more by `PRESUME_KILLS`.
+/// How often to kill: more by `KILLS`.
 fn kills(default: usize) -> usize {
-    std::env::var("PRESUME_KILLS").map_or(default, |text| text.parse().unwrap())
+    std::env::var("KILLS").map_or(default, |text| text.parse().unwrap())
 }
 
 async fn kill_again_and_again(mut banks: Banks, kills: usize) {

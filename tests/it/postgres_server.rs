@@ -1,7 +1,7 @@
 //! A private `PostgreSQL` on a free port, in a scratch folder, stopped when it is dropped.
 //!
 //! The server refuses to run as root: as root it is started as the user `postgres`, which the
-//! package made. Where there is no server, tests say so and are skipped; `PRESUME_TESTS_REQUIRE`
+//! package made. Where there is no server, tests say so and are skipped; `REQUIRE_SERVERS`
 //! (set by CI) makes that a failure.
 
 use std::net::TcpListener;
@@ -26,7 +26,7 @@ impl PostgresServer {
     pub fn start(prepared_max: u32, databases: &[&str]) -> Option<Self> {
         let Some(bin) = binaries() else {
             assert!(
-                std::env::var_os("PRESUME_TESTS_REQUIRE").is_none(),
+                std::env::var_os("REQUIRE_SERVERS").is_none(),
                 "PostgreSQL is required here: scripts/test --install"
             );
             println!("SKIPPED: PostgreSQL is not installed: scripts/test --install");
