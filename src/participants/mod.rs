@@ -3,6 +3,7 @@
 //! Every call ends in a typed answer. An answer that was lost or that could mean two things is
 //! *unknown*, which is inquired later and never guessed.
 
+mod finding;
 pub mod ledger;
 pub mod postgres;
 mod sql;
@@ -12,6 +13,7 @@ pub use futures_util::future::BoxFuture;
 pub use crate::store::Announced;
 pub use crate::txn::{Ack, Inquiry};
 use crate::txn::{Epoch, Gid, LogId, Operation, PhysicalId, Vote};
+pub use finding::Finding;
 pub use sql::OperationSql;
 
 /// Why a participant refuses a coordinator at start.

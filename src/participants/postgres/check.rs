@@ -1,42 +1,13 @@
 //! What a database needs to take part, what it lacks, and the statement that mends it.
 
-use std::fmt;
-
 use deadpool_postgres::Client;
-use serde::Serialize;
 
 use super::errors::text;
 use super::{Options, Postgres, connection, schema};
+use crate::participants::Finding;
 
 /// The oldest server with `client_connection_check_interval`.
 const VERSION_MIN: i32 = 140_000;
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What was looked at.
-    pub what: &'static str,
-    /// Whether it is as it must be.
-    pub ok: bool,
-    /// What was found.
-    pub found: String,
-    /// The statement or command that mends it; empty if nothing is to be mended.
-    pub remedy: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.found)?;
-        if self.remedy.is_empty() { Ok(()) } else { write!(f, "; mend it with: {}", self.remedy) }
-    }
-}
-
-impl Finding {
-    fn new(what: &'static str, ok: bool, found: impl Into<String>, remedy: &str) -> Self {
-        let remedy = if ok { String::new() } else { remedy.to_owned() };
-        Self { what, ok, found: found.into(), remedy }
-    }
-}
 
 /// Everything that a claim insists on.
 pub(super) async fn server(

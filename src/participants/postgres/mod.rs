@@ -50,7 +50,7 @@ use super::sql::{self, OPERATIONS_MAX, OperationSql, Placeholders, Statement};
 use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, Vote};
 
-pub use check::Finding;
+pub use super::Finding;
 
 /// How to reach a database, and its limits.
 #[derive(Clone)]
