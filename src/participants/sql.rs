@@ -4,8 +4,7 @@
 //! stands for a parameter wherever a value may stand; it is left alone in texts, quoted names and
 //! comments. Values travel apart from the SQL, so no value can become SQL.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +31,8 @@ pub struct OperationSql {
 pub(super) enum Placeholders {
     /// `$1`, `$2`; a parameter that occurs twice is one.
     Numbered,
+    /// `?`; a parameter that occurs twice is given twice.
+    Positional,
 }
 
 /// An operation with its parameters by position.
@@ -39,7 +40,7 @@ pub(super) enum Placeholders {
 pub(super) struct Statement {
     pub(super) name: OperationName,
     pub(super) sql: String,
-    /// Names in the order of their positions.
+    /// Names in the order of their positions; one may stand at several.
     pub(super) parameters: Vec<String>,
     pub(super) expect_rows: Option<u64>,
 }
@@ -82,7 +83,8 @@ impl Statement {
         match given.keys().find(|name| !self.parameters.contains(name)) {
             None => Ok(()),
             Some(unknown) => {
-                let known = self.parameters.join(", ");
+                let known: BTreeSet<&str> = self.parameters.iter().map(String::as_str).collect();
+                let known = known.into_iter().collect::<Vec<_>>().join(", ");
                 Err(format!("parameter {unknown:?} is unknown; known are {known}"))
             }
         }
@@ -104,13 +106,15 @@ fn rewrite(source: &str, placeholders: Placeholders) -> Result<(String, Vec<Stri
     let mut sql = String::with_capacity(source.len());
     let mut parameters: Vec<String> = Vec::new();
     let mut rest = source;
+    let positional = placeholders == Placeholders::Positional;
     while let Some(first) = rest.chars().next() {
         let taken = match first {
-            '\'' | '"' | '`' => quoted(rest, first)?,
-            '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-            '/' if rest.starts_with("/*") => {
-                let end = rest.find("*/").ok_or("a comment does not end")?;
-                end + 2
+            '\'' | '"' | '`' => quoted(rest, first, placeholders)?,
+            '-' if rest.starts_with("--") => line_comment(rest, placeholders)?,
+            '#' if positional => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => comment(rest, placeholders)?,
+            '?' if positional => {
+                return Err("a '?' would be taken for a parameter".to_owned());
             }
             ';' => return Err("the SQL holds more than one statement".to_owned()),
             '$' => {
@@ -118,13 +122,7 @@ fn rewrite(source: &str, placeholders: Placeholders) -> Result<(String, Vec<Stri
                 if name.is_empty() {
                     return Err("a '$' is not followed by the name of a parameter".to_owned());
                 }
-                let Placeholders::Numbered = placeholders;
-                let place = parameters.iter().position(|known| known == name);
-                let place = place.unwrap_or_else(|| {
-                    parameters.push(name.to_owned());
-                    parameters.len() - 1
-                });
-                write!(sql, "${}", place + 1).expect("a String takes every write");
+                sql.push_str(&placeholder(name, placeholders, &mut parameters));
                 rest = &rest[1 + name.len()..];
                 continue;
             }
@@ -138,11 +136,48 @@ fn rewrite(source: &str, placeholders: Placeholders) -> Result<(String, Vec<Stri
     Ok((sql, parameters))
 }
 
+/// What stands in the SQL for a parameter, which gets its place.
+fn placeholder(name: &str, placeholders: Placeholders, parameters: &mut Vec<String>) -> String {
+    let known = parameters.iter().position(|known| known == name);
+    match (placeholders, known) {
+        (Placeholders::Numbered, Some(place)) => format!("${}", place + 1),
+        (Placeholders::Numbered, None) => {
+            parameters.push(name.to_owned());
+            format!("${}", parameters.len())
+        }
+        (Placeholders::Positional, _) => {
+            parameters.push(name.to_owned());
+            "?".to_owned()
+        }
+    }
+}
+
+/// The length of a comment up to the end of its line.
+fn line_comment(text: &str, placeholders: Placeholders) -> Result<usize, String> {
+    let spaced = text[2..].chars().next().is_none_or(char::is_whitespace);
+    if placeholders == Placeholders::Positional && !spaced {
+        return Err("'--' means two things to MySQL unless a space follows".to_owned());
+    }
+    Ok(text.find('\n').unwrap_or(text.len()))
+}
+
+/// The length of a comment in `/*` and `*/`.
+fn comment(text: &str, placeholders: Placeholders) -> Result<usize, String> {
+    let executed = text.starts_with("/*!") || text.starts_with("/*M!");
+    if placeholders == Placeholders::Positional && executed {
+        return Err("a comment that MySQL executes depends on its version".to_owned());
+    }
+    let end = text.find("*/").ok_or("a comment does not end")?;
+    Ok(end + 2)
+}
+
 /// The length of a quoted piece; a doubled quote is part of it.
-fn quoted(text: &str, quote: char) -> Result<usize, String> {
+fn quoted(text: &str, quote: char, placeholders: Placeholders) -> Result<usize, String> {
+    // Between double quotes stands a name, or a text to MySQL.
+    let name = quote == '"' && placeholders == Placeholders::Numbered;
     let mut chars = text.char_indices().skip(1).peekable();
     while let Some((at, c)) = chars.next() {
-        if c == '\\' && quote != '"' {
+        if c == '\\' && !name {
             return Err("a backslash in a text means different things to databases".to_owned());
         }
         if c == quote && chars.next_if(|(_, next)| *next == quote).is_none() {
@@ -171,9 +206,13 @@ mod tests {
 
     use super::*;
 
-    fn parse(sql: &str) -> Result<Statement, String> {
+    fn parse_as(sql: &str, placeholders: Placeholders) -> Result<Statement, String> {
         let operation = OperationSql { sql: sql.to_owned(), expect_rows: Some(1) };
-        Statement::parse(&"debit".parse().unwrap(), &operation, Placeholders::Numbered)
+        Statement::parse(&"debit".parse().unwrap(), &operation, placeholders)
+    }
+
+    fn parse(sql: &str) -> Result<Statement, String> {
+        parse_as(sql, Placeholders::Numbered)
     }
 
     #[test]
@@ -209,6 +248,37 @@ mod tests {
     }
 
     #[test]
+    fn a_parameter_without_a_number_is_given_as_often_as_it_occurs() {
+        let sql = "UPDATE a SET b = b - $x # $y\n WHERE b >= $x AND c = $z -- $y";
+        let parsed = parse_as(sql, Placeholders::Positional).unwrap();
+        assert_eq!(parsed.sql, "UPDATE a SET b = b - ? # $y\n WHERE b >= ? AND c = ? -- $y");
+        assert_eq!(parsed.parameters, ["x", "x", "z"]);
+        let given = |params: serde_json::Value| Operation {
+            participant: "p".parse().unwrap(),
+            operation: "debit".parse().unwrap(),
+            params: serde_json::from_value(params).unwrap(),
+        };
+        let check = |params| parsed.check_names(&given(params));
+        assert_eq!(check(serde_json::json!({"x": 1, "z": 2})), Ok(()));
+        let error = check(serde_json::json!({"x": 1, "z": 2, "w": 3})).unwrap_err();
+        assert_eq!(error, "parameter \"w\" is unknown; known are x, z");
+    }
+
+    #[test]
+    fn what_mysql_alone_reads_otherwise_is_refused() {
+        for (sql, why) in [
+            ("SELECT ?", "taken for a parameter"),
+            ("SELECT 5--$x", "two things"),
+            ("SELECT /*!80000 $x */ 1", "depends on its version"),
+            ("SELECT /*M! $x */ 1", "depends on its version"),
+            ("SELECT \"a\\\"\", $x", "backslash"),
+        ] {
+            let error = parse_as(sql, Placeholders::Positional).unwrap_err();
+            assert!(error.contains(why), "{sql}: {error}");
+        }
+    }
+
+    #[test]
     fn the_wrong_number_of_rows_is_a_decline_in_the_operations_name() {
         let debit = parse("UPDATE a SET b = 1").unwrap();
         assert_eq!(debit.judge(1), Ok(()));
@@ -220,6 +290,7 @@ mod tests {
         #[test]
         fn no_text_makes_the_parser_panic(sql in "\\PC{0,80}") {
             let _ = parse(&sql);
+            let _ = parse_as(&sql, Placeholders::Positional);
         }
     }
 }
