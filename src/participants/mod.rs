@@ -5,6 +5,7 @@
 
 mod finding;
 pub mod ledger;
+pub mod mysql;
 pub mod postgres;
 mod sql;
 
