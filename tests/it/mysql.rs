@@ -1,0 +1,496 @@
+//! The MySQL participant against a real `MariaDB`: votes, decisions, doubts, fences.
+//!
+//! What XA has of traps stands in `mysql_traps`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use presume::participants::mysql::{Error, Mysql, Options};
+use presume::participants::{Ack, ClaimError, EndedBelow, Inquiry, OperationSql, Participant};
+use presume::txn::{BranchIndex, Declined, Epoch, Gid, LogId, Operation, PhysicalId, Vote};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::mysql_server::MysqlServer;
+
+pub fn log() -> LogId {
+    LogId(Uuid::from_u128(7))
+}
+
+pub fn gid(physical: u64) -> Gid {
+    Gid { log: log(), epoch: Epoch(1), physical: PhysicalId(physical), branch: BranchIndex(0) }
+}
+
+fn operations() -> BTreeMap<presume::txn::OperationName, OperationSql> {
+    let one = |name: &str, sql: &str, expect_rows| {
+        (name.parse().unwrap(), OperationSql { sql: sql.to_owned(), expect_rows })
+    };
+    BTreeMap::from([
+        one(
+            "debit",
+            "UPDATE accounts SET balance = balance - $amount \
+             WHERE id = $account AND balance >= $amount",
+            Some(1),
+        ),
+        one(
+            "credit",
+            "UPDATE accounts SET balance = balance + $amount WHERE id = $account",
+            Some(1),
+        ),
+        one("open", "INSERT INTO accounts (id, balance) VALUES ($account, $amount)", None),
+        one("look", "SELECT balance FROM accounts WHERE id = $account", Some(1)),
+        one("hold", "SELECT balance FROM accounts WHERE id = $account FOR UPDATE", Some(1)),
+        one("note", "UPDATE accounts SET note = $note WHERE id = $account", None),
+        // Has its row for a while before it goes on.
+        one(
+            "linger",
+            "UPDATE accounts SET note = 0 WHERE id = $account AND SLEEP(0.4) = 0",
+            Some(1),
+        ),
+        one("stay", "UPDATE accounts SET note = 0 WHERE id = $account AND SLEEP(9) = 0", Some(1)),
+        // Would commit by itself.
+        one("shape", "CREATE TABLE shape (id int)", None),
+    ])
+}
+
+pub fn operation(name: &str, params: serde_json::Value) -> Operation {
+    Operation {
+        participant: "bank".parse().unwrap(),
+        operation: name.parse().unwrap(),
+        params: serde_json::from_value(params).unwrap(),
+    }
+}
+
+pub fn at(name: &str, account: &str) -> Operation {
+    operation(name, json!({"account": account}))
+}
+
+pub fn debit(account: &str, amount: i64) -> Operation {
+    operation("debit", json!({"account": account, "amount": amount}))
+}
+
+pub fn credit(account: &str, amount: i64) -> Operation {
+    operation("credit", json!({"account": account, "amount": amount}))
+}
+
+pub struct Bank {
+    pub server: MysqlServer,
+    pub mysql: Mysql,
+    pub identity: String,
+}
+
+impl Bank {
+    /// Accounts `a` and `b` with 100 each, claimed at epoch 1; `None` without a server.
+    pub async fn open() -> Option<Self> {
+        Self::open_with(|_| {}).await
+    }
+
+    pub async fn open_with(change: impl FnOnce(&mut Options)) -> Option<Self> {
+        let server = MysqlServer::start()?;
+        server.sql(
+            "CREATE TABLE accounts (id VARCHAR(32) PRIMARY KEY, \
+             balance BIGINT NOT NULL CHECK (balance < 1000000), note JSON); \
+             INSERT INTO accounts VALUES ('a', 100, NULL), ('b', 100, NULL)",
+        );
+        let mysql = Self::client(&server, change);
+        mysql.init().await.unwrap();
+        let identity = mysql.claim_epoch(log(), Epoch(1)).await.unwrap();
+        Some(Self { server, mysql, identity })
+    }
+
+    pub fn client(server: &MysqlServer, change: impl FnOnce(&mut Options)) -> Mysql {
+        let mut options = Options::new(server.url(), operations());
+        options.connect_timeout = Duration::from_secs(3);
+        options.listening_horizon = Duration::from_secs(2);
+        change(&mut options);
+        Mysql::new(options).unwrap()
+    }
+
+    pub async fn prepare(&self, physical: u64, operations: &[Operation]) -> Vote {
+        self.mysql.prepare(gid(physical), operations).await
+    }
+
+    pub fn balance(&self, account: &str) -> i64 {
+        let sql = format!("SELECT balance FROM accounts WHERE id = '{account}'");
+        self.server.sql(&sql).parse().unwrap()
+    }
+
+    pub fn markers(&self) -> String {
+        let sql = "SELECT COALESCE(GROUP_CONCAT(physical, ' ', ended ORDER BY physical), '') \
+                   FROM presume_marker";
+        self.server.sql(sql)
+    }
+
+    pub async fn assert_nothing_prepared(&self) {
+        assert_eq!(self.mysql.list_prepared().await.unwrap().branches, []);
+        // Every session is as it was: nothing is left in a transaction.
+        assert_eq!(self.server.sql("SELECT trx_id FROM information_schema.innodb_trx"), "");
+    }
+
+    /// Ids of our sessions at the server.
+    pub fn sessions(&self) -> Vec<String> {
+        let sql = "SELECT id FROM information_schema.processlist WHERE user = 'presume'";
+        self.server.sql(sql).lines().map(str::to_owned).collect()
+    }
+}
+
+pub fn code(vote: &Vote) -> String {
+    match vote {
+        Vote::Yes => "yes".to_owned(),
+        Vote::ReadOnly => "read-only".to_owned(),
+        Vote::No(Declined::Business { code, .. }) => format!("business {code}"),
+        Vote::No(Declined::Technical { code, .. }) => format!("technical {code}"),
+        Vote::Unknown(detail) => format!("unknown {detail}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn votes_decisions_and_repeated_calls() {
+    let Some(bank) = Bank::open().await else { return };
+    assert_eq!(bank.prepare(1, &[debit("a", 30), credit("b", 30)]).await, Vote::Yes);
+    assert_eq!((bank.balance("a"), bank.markers().as_str()), (100, ""));
+    assert_eq!(bank.mysql.list_prepared().await.unwrap().branches, [gid(1)]);
+    for _ in 0..2 {
+        assert_eq!(bank.mysql.commit(gid(1)).await, Ack::Done);
+    }
+    assert_eq!((bank.balance("a"), bank.balance("b")), (70, 130));
+    assert!(matches!(bank.mysql.abort(gid(1)).await, Ack::Heuristic(_)));
+
+    assert_eq!(bank.prepare(2, &[debit("a", 30)]).await, Vote::Yes);
+    for _ in 0..2 {
+        assert_eq!(bank.mysql.abort(gid(2)).await, Ack::Done);
+    }
+    assert!(matches!(bank.mysql.commit(gid(2)).await, Ack::Heuristic(_)));
+    assert_eq!(bank.balance("a"), 70);
+
+    // A commit of what the server never heard of is no success.
+    let Ack::Heuristic(why) = bank.mysql.commit(gid(3)).await else { panic!() };
+    assert!(why.contains("neither"), "{why}");
+    bank.assert_nothing_prepared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_no_says_whose_rule_it_was_and_leaves_nothing_behind() {
+    let Some(bank) = Bank::open().await else { return };
+    let open = |account| operation("open", json!({"account": account, "amount": 1}));
+    let note = operation("note", json!({"account": "a", "note": {"x": [1, null]}}));
+    let broken = operation("note", json!({"account": "b", "note": "{"}));
+    let zero = operation("credit", json!({"account": 0, "amount": 1}));
+    for (number, operations, expected) in [
+        (1, vec![debit("a", 101)], "business debit"),
+        (2, vec![debit("nobody", 1)], "business debit"),
+        (3, vec![credit("a", 2_000_000)], "business check_violation"),
+        (4, vec![credit("b", 1), open("a")], "business unique_violation"),
+        (5, vec![credit("a", i64::MAX)], "business bad_value"),
+        (6, vec![at("look", "a")], "read-only"),
+        (7, vec![at("look", "a"), credit("a", 1)], "yes"),
+        (8, vec![note], "technical lock_timeout"),
+        (9, vec![operation("credit", json!({"account": "a"}))], "business bad_parameter"),
+        (10, vec![at("look", "nobody")], "business look"),
+        (11, vec![credit("b", 1), at("shape", "b")], "business bad_parameter"),
+        (12, vec![credit("b", 1), operation("shape", json!({}))], "technical not_preparable"),
+        (13, vec![at("stay", "b")], "technical statement_timeout"),
+        (14, vec![broken], "business check_violation"),
+        // A number is not taken for every text that does not begin with one.
+        (15, vec![zero], "business bad_value"),
+    ] {
+        assert_eq!(code(&bank.prepare(number, &operations).await), expected, "{number}");
+        if number == 7 {
+            continue;
+        }
+        let left = bank.mysql.list_prepared().await.unwrap().branches;
+        assert_eq!(left.contains(&gid(7)), number > 7, "{number}");
+        assert!(!left.contains(&gid(number)), "{number}");
+    }
+    assert_eq!(bank.mysql.commit(gid(7)).await, Ack::Done);
+    assert_eq!((bank.balance("a"), bank.balance("b")), (101, 100));
+    assert_eq!(bank.markers(), "7 committed");
+    bank.assert_nothing_prepared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_phase_commits_and_a_lost_reply_is_settled_by_who_came_first() {
+    let Some(bank) = Bank::open().await else { return };
+    let commit = |n: u64, operation: Operation| {
+        let mysql = bank.mysql.clone();
+        async move { mysql.commit_one_phase(gid(n), &[operation]).await }
+    };
+    assert_eq!(commit(1, debit("a", 10)).await, Vote::Yes);
+    assert_eq!(code(&commit(2, debit("a", 1_000)).await), "business debit");
+    assert_eq!(commit(3, at("look", "a")).await, Vote::ReadOnly);
+    assert_eq!(bank.mysql.inquire(gid(1)).await, Inquiry::Committed);
+    assert_eq!(bank.mysql.inquire(gid(2)).await, Inquiry::Aborted);
+    // The inquiry of 4 comes before its commit, which then cannot be.
+    assert_eq!(bank.mysql.inquire(gid(4)).await, Inquiry::Aborted);
+    assert_eq!(code(&commit(4, debit("a", 10)).await), "technical aborted_before");
+    assert_eq!(bank.mysql.inquire(gid(4)).await, Inquiry::Aborted);
+    // What would commit by itself, before the marker, is refused here as well.
+    assert_eq!(code(&commit(5, operation("shape", json!({}))).await), "technical not_preparable");
+    assert_eq!(bank.balance("a"), 90);
+    bank.assert_nothing_prepared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inquiry_about_a_branch_that_has_not_ended_knows_nothing() {
+    let Some(bank) = Bank::open().await else { return };
+    assert_eq!(bank.prepare(1, &[debit("a", 1)]).await, Vote::Yes);
+    assert!(matches!(bank.mysql.inquire(gid(1)).await, Inquiry::Unknown(_)));
+    assert_eq!(bank.mysql.commit(gid(1)).await, Ack::Done);
+    assert_eq!(bank.mysql.inquire(gid(1)).await, Inquiry::Committed);
+    bank.assert_nothing_prepared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_before_its_prepare_refuses_the_prepare() {
+    let Some(bank) = Bank::open().await else { return };
+    assert_eq!(bank.mysql.abort(gid(1)).await, Ack::Done);
+    assert_eq!(code(&bank.prepare(1, &[debit("a", 1)]).await), "technical aborted_before");
+    assert_eq!(bank.balance("a"), 100);
+    bank.assert_nothing_prepared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_epoch_fences_the_sessions_and_branches_of_an_older_one() {
+    let Some(bank) = Bank::open().await else { return };
+    assert_eq!(bank.prepare(1, &[debit("a", 1)]).await, Vote::Yes);
+    let next = Bank::client(&bank.server, |_| {});
+    let identity = next.claim_epoch(log(), Epoch(2)).await.unwrap();
+    assert_eq!(identity, bank.identity);
+    assert!(identity.starts_with("mysql:"), "{identity}");
+    // Its first call may meet a session that has just been ended; none gets through.
+    for physical in 2..6 {
+        let vote = code(&bank.prepare(physical, &[debit("b", 1)]).await);
+        assert_eq!(vote, "technical participant_unavailable");
+    }
+    // The owner of the branch was ended, so the next epoch can.
+    assert_eq!(next.list_prepared().await.unwrap().branches, [gid(1)]);
+    assert_eq!(next.abort(gid(1)).await, Ack::Done);
+    let stale = bank.mysql.claim_epoch(log(), Epoch(1)).await;
+    let expected = ClaimError::Stale { participant: identity.clone(), known: 2, claimed: 1 };
+    assert_eq!(stale, Err(expected));
+    // The same epoch again is another process's, unless it is the one that has it.
+    assert!(next.claim_epoch(log(), Epoch(2)).await.is_ok());
+    let copy = Bank::client(&bank.server, |_| {});
+    assert!(matches!(copy.claim_epoch(log(), Epoch(2)).await, Err(ClaimError::Stale { .. })));
+    // Another log is nobody's rival.
+    let other = Bank::client(&bank.server, |_| {});
+    assert_eq!(other.claim_epoch(LogId(Uuid::from_u128(8)), Epoch(1)).await, Ok(identity));
+    assert_eq!((bank.balance("a"), bank.balance("b")), (100, 100));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_at_work_while_its_epoch_is_overtaken_gets_no_marker() {
+    let Some(bank) = Bank::open().await else { return };
+    let (mysql, operations) = (bank.mysql.clone(), [at("linger", "a")]);
+    let working = tokio::spawn(async move { mysql.prepare(gid(1), &operations).await });
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    // A claim without the end of older sessions: the marker alone is to refuse.
+    bank.server.sql("UPDATE presume_epoch SET epoch = 2");
+    assert_eq!(code(&working.await.unwrap()), "technical fenced");
+    assert_eq!(bank.markers(), "");
+    bank.server.sql("UPDATE presume_epoch SET epoch = 1");
+    bank.assert_nothing_prepared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_database_lacks_is_said_with_the_statement_that_mends_it() {
+    let Some(mut server) = MysqlServer::start() else { return };
+    let mysql = Bank::client(&server, |_| {});
+    let unfit = |claim: Result<String, ClaimError>| claim.unwrap_err().to_string();
+    let error = unfit(mysql.claim_epoch(log(), Epoch(1)).await);
+    assert!(error.contains("presume participants init"), "{error}");
+    for _ in 0..2 {
+        mysql.init().await.unwrap();
+    }
+    let error = unfit(mysql.claim_epoch(log(), Epoch(1)).await);
+    assert!(error.contains("operation credit") && error.contains("1146"), "{error}");
+    let findings = mysql.check().await.unwrap();
+    assert!(findings.iter().any(|f| !f.ok && f.what == "operation"), "{findings:?}");
+    server.sql("CREATE TABLE accounts (id text, balance bigint, note json) ENGINE = MyISAM");
+    let error = unfit(mysql.claim_epoch(log(), Epoch(1)).await);
+    assert!(error.contains("ALTER TABLE accounts ENGINE = InnoDB"), "{error}");
+    server.sql("ALTER TABLE accounts ENGINE = InnoDB");
+    server.restart_with("--innodb-flush-log-at-trx-commit=2");
+    let error = unfit(mysql.claim_epoch(log(), Epoch(1)).await);
+    assert!(error.contains("SET GLOBAL innodb_flush_log_at_trx_commit = 1"), "{error}");
+    server.restart_with("--innodb-flush-log-at-trx-commit=1");
+    server.restart_with("--log-bin=bin");
+    let error = unfit(mysql.claim_epoch(log(), Epoch(1)).await);
+    assert!(error.contains("SET GLOBAL sync_binlog = 1"), "{error}");
+    let allow = |options: &mut Options| options.allow_unsafe = vec!["sync_binlog".into()];
+    let allowed = Bank::client(&server, allow);
+    allowed.claim_epoch(log(), Epoch(1)).await.unwrap();
+    assert!(allowed.check().await.unwrap().iter().all(|finding| finding.ok));
+    server.stop();
+    let error = unfit(mysql.claim_epoch(log(), Epoch(1)).await);
+    assert!(error.contains("cannot be reached"), "{error}");
+    let wrong = Bank::client(&server, |o| o.url = "mysql://u:secret@127.0.0.1:1/x".into());
+    let error = unfit(wrong.claim_epoch(log(), Epoch(1)).await);
+    assert!(!error.contains("secret"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_missing_is_found_before_anything_begins() {
+    let Some(bank) = Bank::open().await else { return };
+    bank.server.sql(
+        "CREATE USER clerk@'127.0.0.1' IDENTIFIED BY 'secret'; \
+         GRANT SELECT ON bank.* TO clerk@'127.0.0.1'",
+    );
+    let url = bank.server.url().replace("presume:", "clerk:");
+    let clerk = Bank::client(&bank.server, |options| options.url = url);
+    let error = clerk.claim_epoch(log(), Epoch(2)).await.unwrap_err().to_string();
+    assert!(error.contains("GRANT SELECT, INSERT, UPDATE, DELETE"), "{error}");
+    assert_eq!(bank.prepare(1, &[debit("a", 1)]).await, Vote::Yes);
+    assert_eq!(bank.mysql.abort(gid(1)).await, Ack::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_keeps_what_is_prepared_and_the_session_after_it_works() {
+    let Some(mut bank) = Bank::open().await else { return };
+    assert_eq!(bank.prepare(1, &[debit("a", 10)]).await, Vote::Yes);
+    assert_eq!(bank.prepare(2, &[debit("b", 10)]).await, Vote::Yes);
+    bank.server.stop();
+    assert!(matches!(bank.mysql.commit(gid(1)).await, Ack::Unknown(_)));
+    let vote = code(&bank.prepare(3, &[credit("b", 10)]).await);
+    assert_eq!(vote, "technical participant_unavailable");
+    bank.server.run();
+    assert_eq!(bank.mysql.list_prepared().await.unwrap().branches.len(), 2);
+    assert_eq!(bank.mysql.commit(gid(1)).await, Ack::Done);
+    assert_eq!(bank.mysql.abort(gid(2)).await, Ack::Done);
+    assert_eq!((bank.balance("a"), bank.balance("b")), (90, 100));
+    assert_eq!(bank.markers(), "1 committed");
+    bank.assert_nothing_prepared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_middle_of_a_branch_leaves_nothing_of_it() {
+    let Some(mut bank) = Bank::open().await else { return };
+    let (mysql, operations) = (bank.mysql.clone(), [credit("b", 1), at("stay", "a")]);
+    let working = tokio::spawn(async move { mysql.prepare(gid(1), &operations).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    bank.server.stop();
+    // XA PREPARE was never sent: a certain no.
+    assert_eq!(code(&working.await.unwrap()), "technical participant_unavailable");
+    bank.server.run();
+    assert_eq!(bank.mysql.abort(gid(1)).await, Ack::Done);
+    assert_eq!(bank.balance("b"), 100);
+    bank.assert_nothing_prepared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_gives_up_leaves_no_session_in_a_transaction() {
+    let Some(bank) = Bank::open().await else { return };
+    for physical in 1..40 {
+        let operations = [debit("a", 1)];
+        let call = bank.prepare(physical, &operations);
+        let _given_up = tokio::time::timeout(Duration::from_micros(300), call).await;
+        while bank.mysql.abort(gid(physical)).await != Ack::Done {}
+    }
+    assert_eq!(bank.balance("a"), 100);
+    // The last of them may still be at work, and leave when it finds its tombstone.
+    assert_eq!(bank.prepare(100, &[debit("a", 1)]).await, Vote::Yes);
+    assert_eq!(bank.mysql.commit(gid(100)).await, Ack::Done);
+    bank.assert_nothing_prepared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exhausted_sessions_decline_work_and_never_an_end_of_a_branch() {
+    let few = |options: &mut Options| {
+        (options.connections_max, options.connections_reserve) = (4, 2);
+        options.connect_timeout = Duration::from_millis(500);
+    };
+    let Some(bank) = Bank::open_with(few).await else { return };
+    let open = |n: u64| operation("open", json!({"account": format!("n{n}"), "amount": 1}));
+    for physical in 1..=2 {
+        assert_eq!(bank.prepare(physical, &[open(physical)]).await, Vote::Yes, "{physical}");
+    }
+    for _ in 0..3 {
+        let vote = code(&bank.prepare(3, &[open(3)]).await);
+        assert_eq!(vote, "technical prepared_slots_exhausted");
+        let vote = bank.mysql.commit_one_phase(gid(4), &[open(4)]).await;
+        assert_eq!(code(&vote), "technical prepared_slots_exhausted");
+    }
+    assert_eq!(bank.mysql.list_prepared().await.unwrap().branches.len(), 2);
+    assert_eq!(bank.mysql.abort(gid(5)).await, Ack::Done);
+    assert_eq!(bank.mysql.inquire(gid(6)).await, Inquiry::Aborted);
+    // A repeated claim does not end the sessions of its own branches.
+    assert_eq!(bank.mysql.claim_epoch(log(), Epoch(1)).await, Ok(bank.identity.clone()));
+    for physical in 1..=2 {
+        assert_eq!(bank.mysql.commit(gid(physical)).await, Ack::Done);
+    }
+    let many = (10..60).map(|physical| {
+        let (mysql, operations) = (bank.mysql.clone(), [open(physical)]);
+        tokio::spawn(async move {
+            let vote = mysql.prepare(gid(physical), &operations).await;
+            (mysql.commit(gid(physical)).await, vote)
+        })
+    });
+    for one in many.collect::<Vec<_>>() {
+        let (ack, vote) = one.await.unwrap();
+        match vote {
+            Vote::Yes => assert_eq!(ack, Ack::Done),
+            other => assert_eq!(code(&other), "technical prepared_slots_exhausted"),
+        }
+    }
+    assert!(bank.sessions().len() <= 4, "{:?}", bank.sessions());
+    bank.assert_nothing_prepared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_prepared_is_listed_and_left_alone() {
+    let Some(bank) = Bank::open().await else { return };
+    let prepared = |id: &str, account: &str| {
+        bank.server.sql(&format!(
+            "XA START {id}; INSERT INTO accounts VALUES ('{account}', 1, NULL); \
+             XA END {id}; XA PREPARE {id}"
+        ));
+    };
+    prepared("'somebody'", "f");
+    // Of Presume, in another database of this server: its own participant's to list.
+    let elsewhere = format!("'{}{:016x}{:016x}','presume:0:{}',1347568979", log(), 1, 9, log());
+    prepared(&elsewhere, "g");
+    let listed = bank.mysql.list_prepared().await.unwrap();
+    assert_eq!((listed.branches, listed.others), (vec![], vec!["'somebody','',1".to_owned()]));
+    assert_eq!(bank.mysql.abort(gid(9)).await, Ack::Done);
+    assert_eq!(bank.server.sql("XA RECOVER").lines().count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn markers_are_pruned_beside_a_prepared_branch_once_they_are_old() {
+    let Some(bank) = Bank::open().await else { return };
+    for physical in 1..=3 {
+        assert_eq!(bank.prepare(physical, &[credit("a", 1)]).await, Vote::Yes);
+        assert_eq!(bank.mysql.commit(gid(physical)).await, Ack::Done);
+    }
+    let ended = EndedBelow { log: log(), epoch: Epoch(1), physical: PhysicalId(3) };
+    assert_eq!(bank.mysql.prune(ended).await, Ok(0));
+    bank.server.sql("UPDATE presume_marker SET ended_at = ended_at - INTERVAL 1 DAY");
+    // A row that nobody may lock, beside the last that goes.
+    assert_eq!(bank.prepare(4, &[credit("a", 1)]).await, Vote::Yes);
+    let other = EndedBelow { log: LogId(Uuid::from_u128(8)), ..ended };
+    assert_eq!(bank.mysql.prune(other).await, Ok(0));
+    assert_eq!(bank.mysql.prune(ended).await, Ok(2));
+    let ended = EndedBelow { physical: PhysicalId(4), ..ended };
+    assert_eq!(bank.mysql.prune(ended).await, Ok(1));
+    assert_eq!(bank.mysql.commit(gid(4)).await, Ack::Done);
+    assert_eq!(bank.markers(), "4 committed");
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused_without_its_password() {
+    let new = |url: &str, max: usize, reserve: usize| {
+        let mut options = Options::new(url, operations());
+        (options.connections_max, options.connections_reserve) = (max, reserve);
+        Mysql::new(options).map(drop)
+    };
+    let url = "mysql://u:secret@localhost/bank";
+    assert_eq!(new(url, 2, 1), Ok(()));
+    for (max, reserve) in [(2, 2), (2, 0), (1000, 2)] {
+        assert!(matches!(new(url, max, reserve), Err(Error::Connections { .. })), "{max}");
+    }
+    for url in ["postgres://u:secret@h/x", "mysql://u:secret@h", "mysql://u:secret@h/x?y=z", "x"] {
+        let error = new(url, 2, 1).unwrap_err();
+        assert!(matches!(error, Error::Url { .. }), "{url}: {error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}

@@ -1,0 +1,199 @@
+//! A private `MariaDB` on a free port, in a scratch folder, killed when it is dropped.
+//!
+//! As root the server is started as the user `mysql`, which the package made. Where there is no
+//! server, tests say so and are skipped; `PRESUME_TESTS_REQUIRE` (set by CI) makes that a failure.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// Generous: the machine may be busy.
+const START_MAX: Duration = Duration::from_mins(1);
+const PROGRAMS: [&str; 3] = ["mariadb-install-db", "mariadbd", "mariadb"];
+/// Small files, so that a server is made and started quickly.
+const SMALL: [&str; 2] = ["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M"];
+
+pub struct MysqlServer {
+    dir: tempfile::TempDir,
+    _template: Arc<tempfile::TempDir>,
+    port: u16,
+    settings: Vec<String>,
+    child: Option<Child>,
+}
+
+/// A session of somebody else, until it is dropped: then its client is killed.
+pub struct OtherSession {
+    client: Child,
+    input: Option<ChildStdin>,
+}
+
+impl MysqlServer {
+    /// A running server with a database `bank`, which belongs to the user of [`Self::url`];
+    /// `None`, said aloud, where there is none to run.
+    pub fn start() -> Option<Self> {
+        if PROGRAMS.iter().any(|name| program(name).is_none()) {
+            assert!(
+                std::env::var_os("PRESUME_TESTS_REQUIRE").is_none(),
+                "MariaDB is required here: scripts/test --install"
+            );
+            println!("SKIPPED: MariaDB is not installed: scripts/test --install");
+            return None;
+        }
+        let dir = tempfile::Builder::new().prefix("presume-my-").tempdir().unwrap();
+        give(dir.path());
+        let template = template();
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(template.path().join("data")).arg(dir.path());
+        assert!(copy.status().unwrap().success());
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Self { dir, _template: template, port, settings: Vec::new(), child: None };
+        server.run();
+        server.root(
+            "CREATE DATABASE bank; CREATE USER presume@'127.0.0.1' IDENTIFIED BY 'secret'; \
+             GRANT ALL ON bank.* TO presume@'127.0.0.1'",
+        );
+        Some(server)
+    }
+
+    /// Starts the server again with one more setting.
+    pub fn restart_with(&mut self, setting: &str) {
+        self.stop();
+        self.settings.push(setting.to_owned());
+        self.run();
+    }
+
+    /// Runs the server, which is stopped.
+    pub fn run(&mut self) {
+        let mut server = as_user("mariadbd");
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        server.arg("--no-defaults").arg(data_of(self.dir.path())).args(SMALL);
+        server.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--max-connections=200"]);
+        server.arg(format!("--port={}", self.port));
+        server.arg(format!("--socket={}", path("socket")));
+        server.arg(format!("--pid-file={}", path("pid")));
+        server.args(&self.settings);
+        let log = std::fs::File::options().create(true).append(true).open(path("server.log"));
+        server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.unwrap());
+        self.child = Some(server.spawn().unwrap());
+        let started = Instant::now();
+        while !self.client().args(["-e", "SELECT 1"]).output().unwrap().status.success() {
+            let log = || std::fs::read_to_string(path("server.log")).unwrap_or_default();
+            assert!(started.elapsed() < START_MAX, "MariaDB does not start: {}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Kills it with signal 9: open transactions are lost, prepared ones are not.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// The URL of its database.
+    pub fn url(&self) -> String {
+        format!("mysql://presume:secret@127.0.0.1:{}/bank", self.port)
+    }
+
+    /// Runs SQL in the database as an administrator; rows are lines, columns have tabs between.
+    pub fn sql(&self, sql: &str) -> String {
+        self.root(&format!("USE bank; {sql}"))
+    }
+
+    /// A session that ran this SQL and stays.
+    pub fn other_session(&self, sql: &str) -> OtherSession {
+        let mut client = self.client();
+        client.args(["-n", "bank"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut client = client.spawn().unwrap();
+        let mut input = client.stdin.take().unwrap();
+        writeln!(input, "{sql}; SELECT 'done';").unwrap();
+        let output = client.stdout.as_mut().unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(output));
+        assert!(lines.any(|line| line.unwrap() == "done"), "{sql}");
+        OtherSession { client, input: Some(input) }
+    }
+
+    fn root(&self, sql: &str) -> String {
+        let output = self.client().args(["-e", sql]).output().unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
+        assert!(output.status.success(), "{sql}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn client(&self) -> Command {
+        let mut client = Command::new(program("mariadb").unwrap());
+        client.args(["--no-defaults", "-u", "root", "-N", "-B", "-S"]);
+        client.arg(self.dir.path().join("socket"));
+        client
+    }
+}
+
+impl Drop for MysqlServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Drop for OtherSession {
+    fn drop(&mut self) {
+        let _ = self.client.kill();
+        drop(self.input.take());
+        let _ = self.client.wait();
+    }
+}
+
+/// A fresh data folder to copy, made once for the servers that live at a time: making one takes
+/// longer than starting it.
+fn template() -> Arc<tempfile::TempDir> {
+    static MADE: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(template) = made.upgrade() {
+        return template;
+    }
+    let dir = tempfile::Builder::new().prefix("presume-my-").tempdir().unwrap();
+    give(dir.path());
+    let mut install = as_user("mariadb-install-db");
+    install.arg("--no-defaults").arg(data_of(dir.path()));
+    install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]).args(SMALL);
+    let output = install.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "mariadb-install-db: {text}");
+    let template = Arc::new(dir);
+    *made = Arc::downgrade(&template);
+    template
+}
+
+/// Makes a folder the server's.
+fn give(dir: &Path) {
+    if is_root() {
+        let given = Command::new("chown").arg("mysql").arg(dir).status();
+        assert!(given.unwrap().success());
+    }
+}
+
+fn data_of(dir: &Path) -> String {
+    format!("--datadir={}", dir.join("data").display())
+}
+
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]);
+    folders.map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
+}
+
+fn as_user(name: &str) -> Command {
+    let program = program(name).unwrap();
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=mysql", "--regid=mysql", "--clear-groups"]).arg(program);
+    command
+}
