@@ -7,16 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use presume::configuration::{Config, Models, Participant, ParticipantKind};
+use presume::configuration::{Config, Models};
 use presume::coordinator::{Clock, Coordinator, Parts, SystemClock};
 use presume::decision_log::{self, DecisionLog, Decisions as _};
 use presume::features;
 use presume::learning::outcome_log::{self, OutcomeLog};
 use presume::models::serving::{self, Serving};
 use presume::models::{Registry, RegistryError};
-use presume::participants;
 use presume::participants::ledger::{self, Ledger};
-use presume::participants::postgres::Postgres;
+use presume::participants::{self, Database};
 use presume::policy::Policy;
 use presume::server::{Backend, Service, StoreReading};
 use presume::txn::ParticipantName;
@@ -73,8 +72,8 @@ impl Node {
         let mut kinds: BTreeMap<_, _> =
             ledgers.keys().map(|name| (name.clone(), "embedded".to_owned())).collect();
         for (name, database) in open_databases(config)? {
-            kinds.insert(name.clone(), "postgres".to_owned());
-            participants.insert(name, Arc::new(database));
+            kinds.insert(name.clone(), database.kind().to_owned());
+            participants.insert(name, database.participant());
         }
         let features = match fittings.features {
             Some(features) => features,
@@ -133,17 +132,18 @@ fn open_ledgers(config: &Config) -> anyhow::Result<BTreeMap<ParticipantName, Led
 }
 
 /// The configured databases, not connected to yet.
-pub fn open_databases(config: &Config) -> anyhow::Result<BTreeMap<ParticipantName, Postgres>> {
-    let databases = config.participants.iter();
-    let databases = databases.filter(|(_, p)| p.kind == ParticipantKind::Postgres);
-    let open = |(name, participant): (&String, &Participant)| {
+pub fn open_databases(config: &Config) -> anyhow::Result<BTreeMap<ParticipantName, Database>> {
+    let mut databases = BTreeMap::new();
+    for (name, participant) in &config.participants {
         let secret = |variable: &str| std::env::var(variable).ok();
-        let database = participant.postgres(&secret).map_err(|fault| {
+        let database = participant.database(&secret).map_err(|fault| {
             anyhow::anyhow!("participants.{name}.{}: {}", fault.key, fault.problem)
         })?;
-        Ok((ParticipantName::new(name)?, database))
-    };
-    databases.map(open).collect()
+        if let Some(database) = database {
+            databases.insert(ParticipantName::new(name)?, database);
+        }
+    }
+    Ok(databases)
 }
 
 /// A feature state that has seen the newest outcomes of this coordinator.

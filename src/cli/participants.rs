@@ -6,7 +6,7 @@
 use anyhow::{Context, ensure};
 use clap::Subcommand;
 use comfy_table::{ContentArrangement, Table};
-use presume::participants::postgres::{Finding, Postgres};
+use presume::participants::{Database, Finding};
 use presume::txn::ParticipantName;
 use serde_json::{Value, json};
 
@@ -50,14 +50,13 @@ pub struct CheckArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  presume participants init bank-a\n  \
-                        presume participants init --print | psql bank_a")]
+                        presume participants init bank-a --print | psql bank_a")]
 pub struct InitArgs {
     /// Which participant
-    #[arg(required_unless_present = "print")]
-    name: Option<String>,
+    name: String,
     #[command(flatten)]
     settings: Settings,
-    /// Print the statements for PostgreSQL instead of running them
+    /// Print the statements instead of running them
     #[arg(long)]
     print: bool,
 }
@@ -126,7 +125,7 @@ async fn tell(args: &VerbArgs, verb: &str) -> anyhow::Result<()> {
 async fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let config = args.settings.load(Vec::new())?.config;
     let databases = open_databases(&config)?;
-    let asked: Vec<(ParticipantName, Postgres)> = match &args.name {
+    let asked: Vec<(ParticipantName, Database)> = match &args.name {
         Some(name) => vec![(ParticipantName::new(name)?, find(databases, name)?)],
         None => databases.into_iter().collect(),
     };
@@ -161,20 +160,20 @@ fn describe(name: &ParticipantName, findings: &[Finding]) -> String {
 }
 
 async fn init(args: &InitArgs) -> anyhow::Result<()> {
-    let name = match &args.name {
-        Some(name) if !args.print => name,
-        _ => return print(Postgres::init_statements()),
-    };
+    let name = &args.name;
     let config = args.settings.load(Vec::new())?.config;
     let database = find(open_databases(&config)?, name)?;
+    if args.print {
+        return print(database.init_statements());
+    }
     database.init().await.map_err(|why| anyhow::anyhow!("{name}: {why}"))?;
-    print(&format!("{name} has the tables of schema presume\n"))
+    print(&format!("{name} has the tables that it needs\n"))
 }
 
 fn find(
-    databases: std::collections::BTreeMap<ParticipantName, Postgres>,
+    databases: std::collections::BTreeMap<ParticipantName, Database>,
     name: &str,
-) -> anyhow::Result<Postgres> {
+) -> anyhow::Result<Database> {
     let known: Vec<_> = databases.keys().map(ToString::to_string).collect();
     let found = databases.into_iter().find(|(known, _)| known.as_str() == name);
     let (_, database) = found.with_context(|| {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Config, ParticipantKind};
+use super::Config;
 use crate::features;
 use crate::models::{Registry, RegistryError};
 
@@ -141,10 +141,10 @@ impl Checker<'_> {
         }
         for (name, participant) in &config.participants {
             let mut faults = participant.misplaced();
-            if participant.kind == ParticipantKind::Postgres && faults.is_empty() {
+            if faults.is_empty() {
                 // Secrets are the running process's: here only their references are looked at.
                 let any = |_: &str| Some("secret".to_owned());
-                faults.extend(participant.postgres(&any).err());
+                faults.extend(participant.database(&any).err());
             }
             for fault in faults {
                 self.fault(&format!("participants.{name}.{}", fault.key), fault.problem);

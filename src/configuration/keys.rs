@@ -113,15 +113,15 @@ pub const KEYS: &[Key] = &[
 
 /// Keys of one participant.
 pub const PARTICIPANT_KEYS: &[(&str, &str)] = &[
-    ("kind", "What it is: embedded (a ledger in this process) or postgres."),
+    ("kind", "What it is: embedded (a ledger in this process), postgres or mysql."),
     ("dir", "embedded: its folder; `ledgers/NAME` in the data folder if unset."),
-    ("url", "postgres: postgres://USER:${PASSWORD}@HOST/DATABASE; ${NAME} is the environment's."),
-    ("tls_ca", "postgres: certificates that the server's must lead to; the system's if unset."),
-    ("connections_max", "postgres: most sessions (16)."),
-    ("connect_timeout_ms", "postgres: longest that connecting may take (5000)."),
-    ("listening_horizon_ms", "postgres: longest that a statement may take (60000)."),
+    ("url", "Databases: postgres://USER:${PASSWORD}@HOST/DATABASE; ${NAME} is the environment's."),
+    ("tls_ca", "Databases: certificates that the server's must lead to; the system's if unset."),
+    ("connections_max", "Databases: most sessions (postgres 16, mysql 32)."),
+    ("connect_timeout_ms", "Databases: longest that connecting may take (5000)."),
+    ("listening_horizon_ms", "Databases: longest that a statement may take (60000)."),
     ("prepared_reserve", "postgres: prepared transactions left to others (2)."),
-    ("allow_unsafe", "postgres: unsafe server settings that are accepted, such as [\"fsync\"]."),
+    ("allow_unsafe", "Databases: unsafe server settings that are accepted, such as [\"fsync\"]."),
 ];
 
 /// Keys of one operation of a database participant, in `[participants.NAME.operations.OPERATION]`.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::participants::OperationSql;
+use crate::participants::mysql::{self, Mysql};
 use crate::participants::postgres::{self, Postgres};
+use crate::participants::{Database, OperationSql};
 use crate::txn::OperationName;
 
 /// What a participant is.
@@ -18,6 +19,8 @@ pub enum ParticipantKind {
     Embedded,
     /// A `PostgreSQL` database.
     Postgres,
+    /// A `MySQL` or `MariaDB` database.
+    Mysql,
 }
 
 /// A section `[participants.NAME]`.
@@ -94,7 +97,10 @@ impl Participant {
                 let set = for_databases.iter().filter(|(_, set)| *set).map(|(key, _)| *key);
                 (set.collect(), "databases")
             }
-            ParticipantKind::Postgres => {
+            ParticipantKind::Mysql if self.prepared_reserve.is_some() => {
+                (vec!["prepared_reserve"], "kind postgres")
+            }
+            ParticipantKind::Postgres | ParticipantKind::Mysql => {
                 (self.dir.iter().map(|_| "dir").collect(), "embedded ledgers")
             }
         };
@@ -102,41 +108,71 @@ impl Participant {
         set.into_iter().map(fault).collect()
     }
 
-    /// The database that it names; `secret` gives the value of an environment variable. Connects
-    /// to nothing.
-    pub fn postgres(
+    /// The database that it names, `None` for an embedded ledger; `secret` gives the value of an
+    /// environment variable. Connects to nothing.
+    pub fn database(
         &self,
         secret: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Postgres, ParticipantFault> {
+    ) -> Result<Option<Database>, ParticipantFault> {
+        if self.kind == ParticipantKind::Embedded {
+            return Ok(None);
+        }
         let url = self.url.as_deref().ok_or_else(|| fault("url", "is needed".to_owned()))?;
         let url = expand(url, secret).map_err(|problem| fault("url", problem))?;
+        if self.connections_max.is_some_and(|count| !(1..=CONNECTIONS_MAX).contains(&count)) {
+            let problem = format!("must be between 1 and {CONNECTIONS_MAX}");
+            return Err(fault("connections_max", problem));
+        }
+        Ok(Some(match self.kind {
+            ParticipantKind::Mysql => Database::Mysql(self.mysql(url)?),
+            _ => Database::Postgres(self.postgres(url)?),
+        }))
+    }
+
+    fn postgres(&self, url: String) -> Result<Postgres, ParticipantFault> {
         let mut options = postgres::Options::new(url, self.named_operations()?);
         options.tls_ca.clone_from(&self.tls_ca);
         options.allow_unsafe.clone_from(&self.allow_unsafe);
-        if let Some(count) = self.connections_max {
-            if !(1..=CONNECTIONS_MAX).contains(&count) {
-                let problem = format!("must be between 1 and {CONNECTIONS_MAX}");
-                return Err(fault("connections_max", problem));
-            }
-            options.connections_max = count;
-        }
-        let length = |key: &str, value: Option<u64>, default: Duration| match value {
-            None => Ok(default),
-            Some(ms @ 1..=MS_MAX) => Ok(Duration::from_millis(ms)),
-            Some(_) => Err(fault(key, format!("must be between 1 and {MS_MAX}"))),
-        };
-        options.connect_timeout =
-            length("connect_timeout_ms", self.connect_timeout_ms, options.connect_timeout)?;
-        options.listening_horizon =
-            length("listening_horizon_ms", self.listening_horizon_ms, options.listening_horizon)?;
+        options.connections_max = self.connections_max.unwrap_or(options.connections_max);
+        self.lengths(&mut options.connect_timeout, &mut options.listening_horizon)?;
         options.prepared_reserve = self.prepared_reserve.unwrap_or(options.prepared_reserve);
         Postgres::new(options).map_err(|error| match error {
-            postgres::Error::Operation { operation, detail } => {
-                fault(&format!("operations.{operation}.sql"), detail)
-            }
+            postgres::Error::Operation { operation, detail } => sql_fault(&operation, detail),
             postgres::Error::Tls { detail } => fault("tls_ca", detail),
             other => fault("url", other.to_string()),
         })
+    }
+
+    fn mysql(&self, url: String) -> Result<Mysql, ParticipantFault> {
+        let mut options = mysql::Options::new(url, self.named_operations()?);
+        options.tls_ca.clone_from(&self.tls_ca);
+        options.allow_unsafe.clone_from(&self.allow_unsafe);
+        options.connections_max = self.connections_max.unwrap_or(options.connections_max);
+        self.lengths(&mut options.connect_timeout, &mut options.listening_horizon)?;
+        Mysql::new(options).map_err(|error| match error {
+            mysql::Error::Operation { operation, detail } => sql_fault(&operation, detail),
+            mysql::Error::Tls { detail } => fault("tls_ca", detail),
+            error @ mysql::Error::Connections { .. } => fault("connections_max", error.to_string()),
+            other => fault("url", other.to_string()),
+        })
+    }
+
+    fn lengths(
+        &self,
+        connect: &mut Duration,
+        horizon: &mut Duration,
+    ) -> Result<(), ParticipantFault> {
+        for (key, value, length) in [
+            ("connect_timeout_ms", self.connect_timeout_ms, connect),
+            ("listening_horizon_ms", self.listening_horizon_ms, horizon),
+        ] {
+            match value {
+                None => {}
+                Some(ms @ 1..=MS_MAX) => *length = Duration::from_millis(ms),
+                Some(_) => return Err(fault(key, format!("must be between 1 and {MS_MAX}"))),
+            }
+        }
+        Ok(())
     }
 
     fn named_operations(&self) -> Result<BTreeMap<OperationName, OperationSql>, ParticipantFault> {
@@ -148,6 +184,10 @@ impl Participant {
         };
         self.operations.iter().map(named).collect()
     }
+}
+
+fn sql_fault(operation: &OperationName, detail: String) -> ParticipantFault {
+    fault(&format!("operations.{operation}.sql"), detail)
 }
 
 fn fault(key: &str, problem: String) -> ParticipantFault {

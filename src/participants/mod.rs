@@ -3,6 +3,7 @@
 //! Every call ends in a typed answer. An answer that was lost or that could mean two things is
 //! *unknown*, which is inquired later and never guessed.
 
+mod database;
 mod finding;
 pub mod ledger;
 pub mod mysql;
@@ -14,6 +15,7 @@ pub use futures_util::future::BoxFuture;
 pub use crate::store::Announced;
 pub use crate::txn::{Ack, Inquiry};
 use crate::txn::{Epoch, Gid, LogId, Operation, PhysicalId, Vote};
+pub use database::Database;
 pub use finding::Finding;
 pub use sql::OperationSql;
 

@@ -26,7 +26,7 @@ impl Banks {
     pub async fn open(&self, data: &Path, accounts: usize, opening: i64) -> String {
         let mut sections = String::new();
         for name in NAMES {
-            sections += &match self {
+            let section = match self {
                 Self::Ledgers => {
                     open_ledger(data, name, accounts, opening).await;
                     format!("[participants.{name}]\nkind = \"embedded\"\n")
@@ -42,6 +42,7 @@ impl Banks {
                     section(name, &server.url(name))
                 }
             };
+            sections.push_str(&section);
         }
         sections
     }

@@ -71,8 +71,9 @@ struct Book {
 fn configuration(participants: &str) -> String {
     let models = root().join("models");
     format!(
-        "[models]\ndir = {models:?}\n[policy]\nmode = \"observe\"\n\
-         [outcome_log]\nseal_rows_max = 200\nseal_age_s_max = 1\n{participants}"
+        "[models]\ndir = \"{}\"\n[policy]\nmode = \"observe\"\n\
+         [outcome_log]\nseal_rows_max = 200\nseal_age_s_max = 1\n{participants}",
+        models.display()
     )
 }
 

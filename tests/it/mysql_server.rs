@@ -1,7 +1,7 @@
 //! A private `MariaDB` on a free port, in a scratch folder, killed when it is dropped.
 //!
 //! As root the server is started as the user `mysql`, which the package made. Where there is no
-//! server, tests say so and are skipped; `PRESUME_TESTS_REQUIRE` (set by CI) makes that a failure.
+//! server, tests say so and are skipped; `REQUIRE_SERVERS` (set by CI) makes that a failure.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -36,7 +36,7 @@ impl MysqlServer {
     pub fn start() -> Option<Self> {
         if PROGRAMS.iter().any(|name| program(name).is_none()) {
             assert!(
-                std::env::var_os("PRESUME_TESTS_REQUIRE").is_none(),
+                std::env::var_os("REQUIRE_SERVERS").is_none(),
                 "MariaDB is required here: scripts/test --install"
             );
             println!("SKIPPED: MariaDB is not installed: scripts/test --install");
