@@ -6,6 +6,7 @@
 //! | layer | module | what it is |
 //! |---|---|---|
 //! | 0 | `txn` | values that cross boundaries: ids, payments, votes, outcomes, plans |
+//! | 0 | `mutation` | seeded bugs that tests switch on, none in the binary |
 //! | 1 | `features` | one extractor, the same online and offline, and its bounded state |
 //! | 1 | `protocol` | sans-IO engines: two-phase commit, presumed abort |
 //! | 1 | `store` | one durable key-value store behind one writer thread: group commit |
@@ -16,7 +17,7 @@
 //! | 4 | `coordinator` | in-flight table, recovery, and the driver that joins it all |
 //! | 5 | `learning` | histories, data sets, fitting, evaluation, reports, the outcome log |
 //! | 6 | `server` | HTTP interface and metrics |
-//! | 6 | `simulation` | worlds, and histories generated from them |
+//! | 6 | `simulation` | worlds, and histories generated from them; the fault simulator |
 //! | 7 | `configuration` | file, environment and flags, checked once, with origins |
 //!
 //! The binary's commands stand in `src/cli/`, one file each.
@@ -27,6 +28,7 @@ pub mod decision_log;
 pub mod features;
 pub mod learning;
 pub mod models;
+mod mutation;
 pub mod participants;
 pub mod policy;
 pub mod protocol;

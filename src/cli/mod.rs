@@ -23,6 +23,7 @@ mod participants;
 mod progress;
 mod serve;
 mod settings;
+mod simulate;
 mod train;
 mod txn;
 
@@ -70,6 +71,8 @@ enum Command {
     /// List and show the models of a registry
     #[command(subcommand)]
     Models(models::Command),
+    /// Run the coordinator among simulated faults and check that nothing is lost
+    Simulate(simulate::Args),
     /// Show and check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -90,6 +93,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Models(command) => models::run(command),
+        Command::Simulate(args) => simulate::run(args),
         Command::Config(command) => config::run(command),
         Command::Bench(command) => bench::run(command),
     }

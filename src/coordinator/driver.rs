@@ -18,6 +18,7 @@ use crate::decision_log::{
     Announced, AnswerRecord, DecisionRecord, Intent, OutcomeLeg, OutcomeRow, RecordedBranch,
 };
 use crate::features::Event;
+use crate::mutation::{Mutation, on};
 use crate::participants::BoxFuture;
 use crate::policy::VoteTiming;
 use crate::protocol::two_phase::{Action, BranchState, Input, TwoPhase};
@@ -75,6 +76,9 @@ impl Run {
                     let made = self.outcomes(&engine, decision, prepared_at);
                     calls.push(self.persist(&engine, decision, physical, &made));
                     outcomes = Some(made);
+                    if on(Mutation::AnswerBeforeDurable) {
+                        self.answer(outcomes.as_mut(), prepared_at);
+                    }
                 } else {
                     self.act(action, physical, prepared_at, &mut outcomes, &mut calls).await;
                 }
@@ -248,7 +252,9 @@ impl Run {
             epoch,
             physical,
             branches: (0..self.branches.len()).map(|i| self.recorded(i)).collect(),
-            read_only: (0..count).filter(|i| state(i) == BranchState::ReadOnly).collect(),
+            read_only: (0..count)
+                .filter(|i| state(i) == BranchState::ReadOnly && !on(Mutation::ReadOnlyNotRecorded))
+                .collect(),
             members: vec![self.draft.transaction.id.clone()],
             decision,
             at,
@@ -266,6 +272,7 @@ impl Run {
         Box::pin(async move {
             match write.await {
                 Ok(()) => Input::Persisted,
+                Err(_) if on(Mutation::FailedWriteIsDurable) => Input::Persisted,
                 Err(_) => Input::PersistFailed,
             }
         })

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::mutation::{Mutation, on};
 use crate::txn::TxnId;
 
 /// Keys without a durable answer, with the hash of their request.
@@ -28,7 +29,8 @@ impl InFlight {
     }
 
     pub(super) fn begin(&mut self, id: &TxnId, request_hash: &str) -> Result<(), Conflict> {
-        if let Some(running) = self.running.get(id) {
+        let running = self.running.get(id).filter(|_| !on(Mutation::KeyRunsTwice));
+        if let Some(running) = running {
             let same = running == request_hash;
             return Err(if same { Conflict::Running } else { Conflict::OtherRequest });
         }

@@ -39,6 +39,7 @@ pub use status::Status;
 use crate::decision_log::{AnswerRecord, Decisions};
 use crate::features::{self, Event, LegContext};
 use crate::models::serving::Serving;
+use crate::mutation::{Mutation, on};
 use crate::participants::Participant;
 use crate::policy::Policy;
 use crate::txn::{
@@ -376,7 +377,10 @@ impl Inner {
             return Err(SubmitError::Unavailable { id: id.clone(), detail });
         }
         match self.stored(id)? {
-            Some((_, record)) if record.request_hash != submission.request_hash => {
+            Some((_, record))
+                if record.request_hash != submission.request_hash
+                    && !on(Mutation::KeyTakesOtherBody) =>
+            {
                 Err(SubmitError::KeyReused { id: id.clone() })
             }
             Some((answer, _)) => Ok(Some(answer)),

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::decision_log::{DecisionRecord, Intent, RecordedBranch, Recovered};
+use crate::mutation::{Mutation, on};
 use crate::participants::Prepared;
 use crate::txn::{BranchIndex, Decision, Epoch, Gid, LogId, ParticipantName};
 
@@ -94,7 +95,7 @@ pub(super) fn plan(
         for branch in &record.branches {
             check(branch, record.epoch, record.physical.0, names, surveys)?;
         }
-        if record.decision == Decision::Commit {
+        if record.decision == Decision::Commit && !on(Mutation::RecoveryIgnoresDecisions) {
             decided.insert((record.epoch, record.physical));
             steps.commits.push(record);
         }
@@ -102,6 +103,9 @@ pub(super) fn plan(
     for intent in recovered.intents {
         check(&intent.branch, intent.epoch, intent.physical.0, names, surveys)?;
         decided.insert((intent.epoch, intent.physical));
+        if on(Mutation::RecoveryIgnoresIntents) {
+            continue;
+        }
         steps.inquiries.push(intent);
     }
     for survey in surveys {
@@ -130,7 +134,9 @@ pub(super) fn sort(
             continue;
         }
         sorted.ours.push(gid.to_string());
-        if ended(gid) && !decided(gid) {
+        let ended = ended(gid) || on(Mutation::ScanAbortsRunning);
+        let decided = decided(gid) && !on(Mutation::ScanAbortsDecided);
+        if ended && !decided && !on(Mutation::ScanForgetsOrphans) {
             sorted.orphans.push(*gid);
         }
     }
@@ -167,7 +173,8 @@ pub(super) fn branches_to_commit(
     record: &DecisionRecord,
 ) -> impl Iterator<Item = (&RecordedBranch, Gid)> {
     let indexed = record.branches.iter().enumerate();
-    indexed.filter_map(move |(index, branch)| {
+    let dropped = usize::from(on(Mutation::RecoveryDropsBranch));
+    indexed.skip(dropped).filter_map(move |(index, branch)| {
         let index = u16::try_from(index).expect("an engine has at most u16::MAX branches");
         if record.read_only.contains(&index) {
             return None;

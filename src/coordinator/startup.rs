@@ -14,6 +14,7 @@ use super::scan::{bring_in, scan};
 use super::status::Counters;
 use super::{Coordinator, Inner, Options, Parts};
 use crate::decision_log::{AnswerRecord, DecisionRecord, Intent, Recovered};
+use crate::mutation::{Mutation, on};
 use crate::participants::{Ack, ClaimError, Inquiry};
 use crate::txn::{
     FailureClass, Gid, Outcome, ParticipantName, Protocol, Reason, ReasonCode, TxnId,
@@ -82,7 +83,7 @@ impl Coordinator {
 impl Inner {
     fn new(parts: Parts, options: Options, intents: &[Intent]) -> Self {
         let mut in_flight = InFlight::new(options.in_flight_max);
-        for intent in intents {
+        for intent in intents.iter().filter(|_| !on(Mutation::RecoveryFreesKeys)) {
             in_flight.hold(&intent.row.txn_id, &intent.request_hash);
         }
         let member = |(name, participant)| (name, Member::new(participant));
@@ -227,6 +228,7 @@ impl Inner {
             match member.participant.inquire(gid).await {
                 Inquiry::Committed => break true,
                 Inquiry::Aborted => break false,
+                Inquiry::Unknown(_) if on(Mutation::RecoveryGuessesInquiry) => break false,
                 Inquiry::Unknown(detail) => {
                     attempt += 1;
                     tracing::warn!(%gid, attempt, detail, "will be inquired again");
@@ -251,7 +253,7 @@ impl Inner {
     ) -> Result<(), crate::decision_log::Error> {
         let mut row = intent.row;
         let mut reasons = row.plan.reasons.clone();
-        if committed {
+        if committed && !on(Mutation::RecoveredIntentAborts) {
             row.outcome = Outcome::Committed;
         } else {
             row.outcome = Outcome::Aborted;

@@ -3,7 +3,10 @@
 //! A [`world::World`] holds every law and every magnitude; [`generate::Generator`] draws payments
 //! from it in the order of time, with the hidden truth beside each. Features and policy know
 //! nothing of a world, and share no constant with one.
+//!
+//! [`faults`] is another simulation: the real coordinator among everything that can fail.
 
+pub mod faults;
 pub mod files;
 pub mod generate;
 pub mod world;

@@ -23,6 +23,7 @@
 use std::time::Duration;
 
 use super::Backoff;
+use crate::mutation::{Mutation, on};
 use crate::txn::{Ack, BranchIndex, Decision, Declined, Inquiry, Vote};
 
 #[cfg(test)]
@@ -262,6 +263,9 @@ impl TwoPhase {
 
     fn start(&mut self, elapsed: Duration, actions: &mut Vec<Action>) {
         if self.branches.len() == 1 {
+            if on(Mutation::OnePhaseWithoutIntent) {
+                return self.send_one_phase(elapsed, actions);
+            }
             self.phase = Phase::Intending;
             actions.push(Action::PersistIntent);
             return;
@@ -294,6 +298,10 @@ impl TwoPhase {
                 self.abort(AbortCause::Declined(BranchIndex(0), declined), actions);
             }
             Vote::Unknown(detail) => {
+                if on(Mutation::OnePhaseUnknownIsNo) {
+                    self.branches[0].state = BranchState::Declined;
+                    return self.abort(AbortCause::VoteUnknown(BranchIndex(0), detail), actions);
+                }
                 self.cause = Some(AbortCause::VoteUnknown(BranchIndex(0), detail));
                 self.inquire(actions);
             }
@@ -331,6 +339,10 @@ impl TwoPhase {
         match vote {
             Vote::Yes => branch.state = BranchState::Prepared,
             Vote::ReadOnly => branch.state = BranchState::ReadOnly,
+            Vote::No(_) if on(Mutation::ForgetNoVote) => branch.state = BranchState::ReadOnly,
+            Vote::Unknown(_) if on(Mutation::UnknownVoteIsYes) => {
+                branch.state = BranchState::Prepared;
+            }
             Vote::No(declined) => {
                 branch.state = BranchState::Declined;
                 return self.abort(AbortCause::Declined(index, declined), actions);
@@ -376,6 +388,9 @@ impl TwoPhase {
 
     fn decide(&mut self, decision: Decision, actions: &mut Vec<Action>) {
         self.phase = Phase::Deciding(decision);
+        if on(Mutation::CommitBeforeDurable) && decision == Decision::Commit {
+            actions.extend((0..self.branches.len()).map(|at| Action::SendCommit(index_of(at))));
+        }
         actions.push(Action::PersistDecision(decision));
     }
 
@@ -413,6 +428,7 @@ impl TwoPhase {
                 branch.retry_at = None;
                 actions.push(Action::ReportHeuristic(index));
             }
+            Ack::Unknown(_) if on(Mutation::LostAckIsDone) => branch.state = BranchState::Acked,
             Ack::Unknown(_) => self.retry_later(elapsed, usize::from(index.0)),
         }
         self.finish_if_complete(actions);
@@ -427,7 +443,9 @@ impl TwoPhase {
 
     fn finish_if_complete(&mut self, actions: &mut Vec<Action>) {
         let Phase::Completing(decision) = self.phase else { return };
-        if self.branches.iter().any(|b| must_be_told(b.state)) {
+        let acked = |b: &Branch| b.state == BranchState::Acked;
+        let early = on(Mutation::FinishAfterFirstAck) && self.branches.iter().any(acked);
+        if self.branches.iter().any(|b| must_be_told(b.state)) && !early {
             return;
         }
         self.phase = Phase::Done;
@@ -447,8 +465,15 @@ impl TwoPhase {
             b.state == BranchState::Preparing && b.vote_by.is_some_and(|by| by <= elapsed)
         });
         match (self.phase, late) {
+            (Phase::Preparing, Some(index)) if on(Mutation::LateVoteIsYes) => {
+                return self.voted(index_of(index), Vote::Yes, actions);
+            }
             (Phase::Preparing, Some(index)) => {
                 self.branches[index].state = BranchState::Unclear;
+                return self.abort(AbortCause::Timeout(index_of(index)), actions);
+            }
+            (Phase::OnePhaseSent, Some(index)) if on(Mutation::OnePhaseTimeoutIsNo) => {
+                self.branches[index].state = BranchState::Declined;
                 return self.abort(AbortCause::Timeout(index_of(index)), actions);
             }
             (Phase::OnePhaseSent, Some(index)) => {

@@ -1,0 +1,304 @@
+//! A simulated participant: answers requests as the real ones do, crashes, pauses, loses syncs.
+//!
+//! Its answers follow `participants`: nothing is answered before it is durable; a prepare of another
+//! epoch than the claimed one is refused, and so is one that finds a tombstone; a commit that finds
+//! neither branch nor marker is heuristic; an abort or an inquiry of the unknown leaves a tombstone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::books::{Books, Change, Ended, Key, Work, gid, key};
+use super::disk::{Disk, Durable};
+use super::world::World;
+use crate::mutation::{Mutation, on};
+use crate::participants::{Ack, ClaimError, EndedBelow, Inquiry};
+use crate::txn::{Declined, Epoch, Gid, LogId, Vote};
+
+/// A message to a participant.
+#[derive(Debug, Clone)]
+pub(super) enum Request {
+    Claim { log: LogId, epoch: Epoch, process: u64 },
+    Prepare(Gid, Work),
+    OnePhase(Gid, Work),
+    Commit(Gid),
+    Abort(Gid),
+    Inquire(Gid),
+    List,
+    Prune(EndedBelow),
+}
+
+/// Its answer.
+#[derive(Debug, Clone)]
+pub(super) enum Reply {
+    Claimed(Result<String, ClaimError>),
+    Voted(Vote),
+    Acked(Ack),
+    Inquired(Inquiry),
+    Listed(Vec<Gid>),
+    Pruned(u64),
+}
+
+/// A participant's server, over all its crashes.
+pub(super) struct Server {
+    pub(super) name: String,
+    world: Arc<World>,
+    disk: Arc<Disk<Books>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    books: Books,
+    /// Branches that were refused, so that a repeated request hears the same.
+    refused: BTreeMap<Key, Declined>,
+    /// How often it has started.
+    boot: u64,
+    up: bool,
+    paused_until: Option<Instant>,
+}
+
+impl Server {
+    pub(super) fn new(world: &Arc<World>, index: usize) -> Arc<Self> {
+        let name = format!("p{index}");
+        let books = Books::default();
+        let fails = world.profile.participant_sync_fails;
+        let disk = Disk::new(world.clone(), name.clone(), fails, books.clone());
+        let refused = BTreeMap::new();
+        let state = State { books, refused, boot: 1, up: true, paused_until: None };
+        Arc::new(Self { name, world: world.clone(), disk, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+
+    /// Which start it is in, while it runs. Messages to an earlier one die with their connection.
+    pub(super) fn boot(&self) -> Option<u64> {
+        let state = self.state();
+        state.up.then_some(state.boot)
+    }
+
+    /// A copy of its books, for the checkers.
+    pub(super) fn books(&self) -> Books {
+        self.state().books.clone()
+    }
+
+    pub(super) fn prepared(&self) -> Vec<Gid> {
+        self.state().books.prepared.keys().copied().map(gid).collect()
+    }
+
+    /// Plants a prepared branch before the run starts.
+    pub(super) fn plant(&self, gid: Gid, work: Work) {
+        let change = Change::Prepared(key(gid), work);
+        self.state().books.change(&change);
+        self.disk.write_through(&change);
+    }
+
+    /// Stops at once, and starts again after a while with what its disk kept.
+    pub(super) fn crash(self: &Arc<Self>, down: Duration) {
+        self.disk.stop();
+        {
+            let mut state = self.state();
+            state.books = self.disk.read(Books::clone);
+            state.refused.clear();
+            state.boot += 1;
+            state.up = false;
+        }
+        self.world.count(|counts| counts.participant_crashes += 1);
+        self.world.trace(|| format!("{}: stops for {down:?}", self.name));
+        let server = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(down).await;
+            server.state().up = true;
+        });
+    }
+
+    pub(super) fn pause(&self, duration: Duration) {
+        self.state().paused_until = Some(Instant::now() + duration);
+    }
+
+    /// Takes a request that was sent to the start `boot`; `None` if it will never be answered.
+    pub(super) async fn receive(self: &Arc<Self>, boot: u64, request: Request) -> Option<Reply> {
+        loop {
+            let paused_until = self.state().paused_until;
+            match paused_until {
+                Some(until) if until > Instant::now() => tokio::time::sleep_until(until).await,
+                _ => break,
+            }
+        }
+        if self.boot() != Some(boot) {
+            return None;
+        }
+        let (reply, durable) = self.answer(&request);
+        self.world.trace(|| format!("{}: {request:?} -> {reply:?}", self.name));
+        if on(Mutation::VoteBeforeFlush) {
+            return Some(reply);
+        }
+        match durable.await {
+            Ok(Ok(())) => Some(reply),
+            // A database that cannot sync stops at once; an operator starts it again.
+            Ok(Err(_)) if self.boot() == Some(boot) => {
+                self.crash(self.world.milliseconds(50, 1_000));
+                None
+            }
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    fn answer(&self, request: &Request) -> (Reply, Durable) {
+        let now = self.world.now();
+        let mut state = self.state();
+        let (reply, change) = match request {
+            Request::Claim { log, epoch, process } => {
+                let (answer, change) = self.claim(&state, *log, *epoch, *process);
+                (Reply::Claimed(answer), change)
+            }
+            Request::Prepare(gid, work) => {
+                let (vote, change) = self.prepare(&mut state, *gid, work);
+                (Reply::Voted(vote), change)
+            }
+            Request::OnePhase(gid, work) => {
+                let (vote, change) = self.one_phase(&mut state, *gid, work, now);
+                (Reply::Voted(vote), change)
+            }
+            Request::Commit(gid) => {
+                let (ack, change) = commit(&state.books, *gid, now);
+                (Reply::Acked(ack), change)
+            }
+            Request::Abort(gid) => {
+                let (ack, change) = abort(&state.books, *gid, now);
+                (Reply::Acked(ack), change)
+            }
+            Request::Inquire(gid) => {
+                let (inquiry, change) = inquire(&state.books, *gid, now);
+                (Reply::Inquired(inquiry), change)
+            }
+            Request::List => {
+                (Reply::Listed(state.books.prepared.keys().copied().map(gid).collect()), None)
+            }
+            Request::Prune(ended) => (Reply::Pruned(0), Some(Change::Pruned(*ended, now))),
+        };
+        if let Some(change) = &change {
+            state.books.change(change);
+        }
+        (reply, self.disk.write(change))
+    }
+
+    fn claim(
+        &self,
+        state: &State,
+        log: LogId,
+        epoch: Epoch,
+        process: u64,
+    ) -> (Result<String, ClaimError>, Option<Change>) {
+        let known = state.books.epochs.get(&log.0).copied().unwrap_or_default();
+        if known.0 > epoch.0 || (known.0 == epoch.0 && known.1 != process) {
+            let participant = self.name.clone();
+            let error = ClaimError::Stale { participant, known: known.0, claimed: epoch.0 };
+            return (Err(error), None);
+        }
+        (Ok(self.name.clone()), Some(Change::Claimed { log, epoch, process }))
+    }
+
+    fn prepare(&self, state: &mut State, gid: Gid, work: &Work) -> (Vote, Option<Change>) {
+        if let Some(prepared) = state.books.prepared.get(&key(gid)) {
+            let mut work = prepared.clone();
+            let twice = on(Mutation::DuplicateHoldsTwice);
+            return (
+                Vote::Yes,
+                twice.then(|| {
+                    work.postings.extend(prepared.postings.clone());
+                    Change::Prepared(key(gid), work)
+                }),
+            );
+        }
+        if let Some(vote) = self.refuses(state, gid, work) {
+            return (vote, None);
+        }
+        if work.postings.is_empty() {
+            return (Vote::ReadOnly, None);
+        }
+        (Vote::Yes, Some(Change::Prepared(key(gid), work.clone())))
+    }
+
+    fn one_phase(
+        &self,
+        state: &mut State,
+        gid: Gid,
+        work: &Work,
+        now: Duration,
+    ) -> (Vote, Option<Change>) {
+        if let Some(vote) = self.refuses(state, gid, work) {
+            return (vote, None);
+        }
+        if work.postings.is_empty() {
+            return (Vote::ReadOnly, None);
+        }
+        (Vote::Yes, Some(Change::Booked(key(gid), work.clone(), now)))
+    }
+
+    /// The vote that is due before any work is done.
+    fn refuses(&self, state: &mut State, gid: Gid, work: &Work) -> Option<Vote> {
+        let technical = |code: &str, detail: String| {
+            Vote::No(Declined::Technical { code: code.to_owned(), detail })
+        };
+        match state.books.markers.get(&key(gid)) {
+            Some((Ended::Committed, _)) if on(Mutation::DuplicateBooksTwice) => {}
+            Some((Ended::Committed, _)) => return Some(Vote::Yes),
+            Some((Ended::Aborted, _)) => {
+                return Some(technical("already_aborted", format!("{gid} was aborted before")));
+            }
+            None => {}
+        }
+        let known = state.books.epochs.get(&gid.log.0).copied().unwrap_or_default().0;
+        if known != gid.epoch.0 && !on(Mutation::EpochNotChecked) {
+            return Some(technical("fenced", format!("epoch {known} is claimed")));
+        }
+        if let Some(declined) = state.refused.get(&key(gid)) {
+            return Some(Vote::No(declined.clone()));
+        }
+        let declined = if self.world.fault(self.world.profile.refused) {
+            let detail = "a deadlock was found".to_owned();
+            Declined::Technical { code: "deadlock".to_owned(), detail }
+        } else {
+            let detail = state.books.refusal(work)?;
+            Declined::Business { code: "insufficient_funds".to_owned(), detail }
+        };
+        state.refused.insert(key(gid), declined.clone());
+        Some(Vote::No(declined))
+    }
+}
+
+fn commit(books: &Books, gid: Gid, now: Duration) -> (Ack, Option<Change>) {
+    if books.prepared.contains_key(&key(gid)) {
+        return (Ack::Done, Some(Change::Committed(key(gid), now)));
+    }
+    let ack = match books.markers.get(&key(gid)) {
+        Some((Ended::Committed, _)) => Ack::Done,
+        Some((Ended::Aborted, _)) => Ack::Heuristic(format!("{gid} was rolled back")),
+        None => Ack::Heuristic(format!("there is neither {gid} nor its marker")),
+    };
+    (ack, None)
+}
+
+fn abort(books: &Books, gid: Gid, now: Duration) -> (Ack, Option<Change>) {
+    match books.markers.get(&key(gid)) {
+        Some((Ended::Committed, _)) => (Ack::Heuristic(format!("{gid} was committed")), None),
+        Some((Ended::Aborted, _)) => (Ack::Done, None),
+        None => (Ack::Done, Some(Change::Buried(key(gid), now))),
+    }
+}
+
+fn inquire(books: &Books, gid: Gid, now: Duration) -> (Inquiry, Option<Change>) {
+    if books.prepared.contains_key(&key(gid)) {
+        return (Inquiry::Unknown(format!("{gid} is prepared")), None);
+    }
+    match books.markers.get(&key(gid)) {
+        Some((Ended::Committed, _)) => (Inquiry::Committed, None),
+        Some((Ended::Aborted, _)) => (Inquiry::Aborted, None),
+        None if on(Mutation::InquiryLeavesNoTombstone) => (Inquiry::Aborted, None),
+        None => (Inquiry::Aborted, Some(Change::Buried(key(gid), now))),
+    }
+}

@@ -1,0 +1,56 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::mutation::{self, Mutation};
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..20 {
+        let (first, second) = (run::run(seed, true), run::run(seed, true));
+        assert!(first.trace.len() > 10);
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+        let untraced = run::run(seed, false);
+        assert_eq!(first.counts, untraced.counts, "seed {seed}");
+    }
+}
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    let summary = simulate(0..300, 2, &|| {});
+    assert!(summary.failures.is_empty(), "{:#?}", summary.failures);
+}
+
+/// Bugs and the most seeds that one may need: each was found within a quarter of it.
+const SEEDS_MAX: u64 = 400;
+
+fn caught_at(mutation: Mutation) -> Option<(u64, String)> {
+    mutation::with(mutation, || {
+        (0..SEEDS_MAX).find_map(|seed| {
+            let first = run::run(seed, false).violations.first().cloned()?;
+            Some((seed, first))
+        })
+    })
+}
+
+#[test]
+fn every_seeded_bug_is_caught() {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let missed = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(&bug) = Mutation::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let started = std::time::Instant::now();
+                    match caught_at(bug) {
+                        Some((seed, how)) => {
+                            println!("{bug:?}: {} seeds: {how} {:?}", seed + 1, started.elapsed())
+                        }
+                        None => missed.lock().unwrap().push(bug),
+                    }
+                }
+            });
+        }
+    });
+    let missed = missed.into_inner().unwrap();
+    assert!(missed.is_empty(), "not caught within {SEEDS_MAX} seeds: {missed:?}");
+}
