@@ -66,7 +66,7 @@ impl Run {
         let mut actions = Vec::new();
         let mut outcomes: Option<Outcomes> = None;
         let mut prepared_at = Duration::ZERO;
-        let mut stop = self.inner.stop.subscribe();
+        let inner = self.inner.clone();
         let mut cancelled = false;
         engine.step(self.started.elapsed(), Input::Start, &mut actions);
         loop {
@@ -91,7 +91,7 @@ impl Run {
                 biased;
                 Some(input) = calls.next(), if !calls.is_empty() => input,
                 () = at(deadline) => Input::Tick,
-                _ = stop.wait_for(|stop| *stop), if !cancelled => {
+                () = inner.stop.until(|stop| *stop), if !cancelled => {
                     cancelled = true;
                     Input::Cancel
                 }

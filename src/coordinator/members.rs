@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::gauges::Gauge;
+use super::watched::Watched;
 use crate::decision_log::RecordedBranch;
 use crate::participants::Participant;
 use crate::txn::{ParticipantName, PhysicalId};
@@ -17,7 +17,7 @@ use crate::txn::{ParticipantName, PhysicalId};
 pub(super) struct Member {
     pub(super) participant: Arc<dyn Participant>,
     pub(super) gauge: Arc<Gauge>,
-    standing: watch::Sender<Standing>,
+    standing: Watched<Standing>,
     drained: AtomicBool,
     prepared: Mutex<PreparedSeen>,
 }
@@ -65,35 +65,33 @@ impl Member {
         Self {
             participant,
             gauge: Arc::default(),
-            standing: watch::Sender::new(Standing::Away { detail }),
+            standing: Watched::new(Standing::Away { detail }),
             drained: AtomicBool::new(false),
             prepared: Mutex::default(),
         }
     }
 
     pub(super) fn stand(&self, standing: Standing) {
-        self.standing.send_replace(standing);
+        self.standing.set(standing);
     }
 
     pub(super) fn standing(&self) -> Standing {
-        self.standing.borrow().clone()
+        self.standing.get()
     }
 
     /// Waits until the very server that `branch` was recorded at can be asked. A name that points
     /// at another server now is never asked: it is an operator's to point it back.
     pub(super) async fn ready_as(&self, branch: &RecordedBranch) {
-        let mut standing = self.standing.subscribe();
-        loop {
-            if let Standing::Ready { identity } = &*standing.borrow_and_update() {
-                if **identity == *branch.identity {
-                    return;
-                }
-                let (name, recorded) = (&branch.participant, &branch.identity);
-                tracing::error!(participant = %name, recorded, found = %identity,
+        let recorded = &branch.identity;
+        let is_it = |standing: &Standing| {
+            let Standing::Ready { identity } = standing else { return false };
+            if **identity != **recorded {
+                tracing::error!(participant = %branch.participant, recorded, found = %identity,
                     "a branch in doubt waits for another server than this name points at now");
             }
-            standing.changed().await.expect("the sender is ours");
-        }
+            **identity == **recorded
+        };
+        self.standing.until(is_it).await;
     }
 
     pub(super) fn drained(&self) -> bool {

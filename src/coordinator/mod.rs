@@ -16,6 +16,7 @@ mod recovery;
 mod scan;
 mod startup;
 mod status;
+mod watched;
 
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub use answer::{Answer, Insights, Predicted, Submission, SubmitError, Timings, Wait};
@@ -52,6 +53,7 @@ use in_flight::{Conflict, InFlight};
 use members::{Member, Running, Standing};
 use record::{Draft, LegTrace, insights, timings};
 use status::Counters;
+use watched::Watched;
 
 /// What a coordinator is made of.
 pub struct Parts {
@@ -90,7 +92,7 @@ struct Inner {
     counters: Counters,
     recovering: AtomicBool,
     draining: AtomicBool,
-    stop: watch::Sender<bool>,
+    stop: Watched<bool>,
 }
 
 /// A participant's part in one transaction.
@@ -197,7 +199,7 @@ impl Coordinator {
         let idle = || inner.unfinished.load(Ordering::SeqCst) == 0;
         while !idle() && started.elapsed() < bound {
             if started.elapsed() * 2 >= bound {
-                inner.stop.send_replace(true);
+                inner.stop.set(true);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

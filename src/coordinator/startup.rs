@@ -4,14 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::answer::{Answer, Timings};
 use super::in_flight::InFlight;
 use super::members::{Member, Standing};
 use super::recovery::{self, RecoveryError, Steps, Survey, branches_to_commit};
 use super::scan::{bring_in, scan};
 use super::status::Counters;
+use super::watched::Watched;
 use super::{Coordinator, Inner, Options, Parts};
 use crate::decision_log::{AnswerRecord, DecisionRecord, Intent, Recovered};
 use crate::mutation::{Mutation, on};
@@ -102,7 +101,7 @@ impl Inner {
             counters: Counters::default(),
             recovering: AtomicBool::new(true),
             draining: AtomicBool::new(false),
-            stop: watch::Sender::new(false),
+            stop: Watched::new(false),
         }
     }
 

@@ -23,6 +23,8 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(1_200);
 const REFUSED_SHARE: f64 = 0.2;
 /// How often a caller whose message is lost hears of it at once.
 const RESET_SHARE: f64 = 0.3;
+/// How often a message is late because its sender died: it is then that lateness matters most.
+const ORPHAN_LATE_SHARE: f64 = 0.3;
 /// How often a message that meets a partition waits for its end, as a retransmission does.
 const HELD_SHARE: f64 = 0.4;
 
@@ -40,6 +42,13 @@ pub(super) struct Network {
     pub(super) world: Arc<World>,
     pub(super) servers: Vec<Arc<Server>>,
     state: Mutex<State>,
+}
+
+/// From a process to one start of a participant.
+struct Way {
+    life: Arc<Life>,
+    to: usize,
+    boot: u64,
 }
 
 #[derive(Default)]
@@ -96,13 +105,14 @@ impl Network {
             return Err(Lost::Unsent);
         };
         self.world.trace(|| {
-            format!("coordinator {} -> {}: {request:?}", life.number, self.servers[to].name)
+            format!("coordinator {} -> {}: {request}", life.number, self.servers[to].name)
         });
         self.observe(&request);
         let (sender, mut replies) = mpsc::channel(4);
         let copies = self.copies();
         for _ in 0..copies {
-            tokio::spawn(self.clone().exchange(to, boot, request.clone(), sender.clone()));
+            let way = Way { life: life.clone(), to, boot };
+            tokio::spawn(self.clone().exchange(way, request.clone(), sender.clone()));
         }
         drop(sender);
         if life.crash_point(&self.world) {
@@ -142,8 +152,7 @@ impl Network {
     /// A request's way there and its answer's way back.
     async fn exchange(
         self: Arc<Self>,
-        to: usize,
-        boot: u64,
+        Way { life, to, boot }: Way,
         request: Request,
         sender: mpsc::Sender<Reply>,
     ) {
@@ -151,7 +160,11 @@ impl Network {
         if is_branch {
             self.change(|state| state.branches_travelling += 1);
         }
-        let reply = match self.travel(to).await {
+        let arrives = self.travel(to).await;
+        if life.is_over() && self.world.fault(ORPHAN_LATE_SHARE) {
+            tokio::time::sleep(self.world.milliseconds(1, DELAY_MS_MAX)).await;
+        }
+        let reply = match arrives {
             true => self.servers[to].receive(boot, request).await,
             false => None,
         };

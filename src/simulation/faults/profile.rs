@@ -66,16 +66,16 @@ impl Profile {
         };
         let lost = share(0.7, 0.1);
         let duplicated = share(0.6, 0.1);
-        let slow = share(0.6, 0.1);
-        let crash_at_step = share(0.6, 0.01);
+        let slow = share(0.6, 0.15);
+        let crash_at_step = share(0.6, 0.015);
         let log_sync_fails = share(0.3, 0.02);
         let participant_sync_fails = share(0.3, 0.01);
         let refused = share(0.3, 0.05);
         Self {
             participants: rng.random_range(2..=3),
-            clients: rng.random_range(2..=5),
-            transfers_each: rng.random_range(4..=12),
-            faulty_for: Duration::from_millis(rng.random_range(1_500..=6_000)),
+            clients: rng.random_range(2..=6),
+            transfers_each: rng.random_range(6..=20),
+            faulty_for: Duration::from_millis(rng.random_range(2_000..=8_000)),
             nemesis_ms_max: rng.random_range(200..=1_500),
             nemesis,
             lost,

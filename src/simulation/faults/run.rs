@@ -57,10 +57,9 @@ async fn play(seed: u64, traced: bool) -> Ran {
     let clients = Clients::new(world.clone(), site.clone());
     let days = (0..world.profile.clients).map(|client| tokio::spawn(clients.clone().run(client)));
     let days: Vec<_> = days.collect();
-    let nemesis = tokio::spawn(nemesis::act(world.clone(), network.clone(), site.clone()));
+    tokio::spawn(nemesis::act(world.clone(), network.clone(), site.clone()));
 
     tokio::time::sleep(world.profile.faulty_for).await;
-    nemesis.abort();
     world.heal();
     network.heal();
     world.trace(|| "heal".to_owned());

@@ -5,6 +5,7 @@
 //! neither branch nor marker is heuristic; an abort or an inquiry of the unknown leaves a tombstone.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -57,6 +58,46 @@ struct State {
     boot: u64,
     up: bool,
     paused_until: Option<Instant>,
+}
+
+/// An execution's branch without the log, which is the same nearly everywhere.
+fn short(gid: &Gid) -> String {
+    format!("{}:{}:{}", gid.epoch.0, gid.physical.0, gid.branch.0)
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Claim { epoch, .. } => write!(f, "claim epoch {}", epoch.0),
+            Self::Prepare(gid, work) => write!(f, "prepare {} for {}", short(gid), work.note),
+            Self::OnePhase(gid, work) => {
+                write!(f, "commit {} in one phase for {}", short(gid), work.note)
+            }
+            Self::Commit(gid) => write!(f, "commit {}", short(gid)),
+            Self::Abort(gid) => write!(f, "abort {}", short(gid)),
+            Self::Inquire(gid) => write!(f, "inquire {}", short(gid)),
+            Self::List => f.write_str("list"),
+            Self::Prune(ended) => {
+                write!(f, "prune below {}:{}", ended.epoch.0, ended.physical.0)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Claimed(answer) => write!(f, "{answer:?}"),
+            Self::Voted(vote) => write!(f, "{vote:?}"),
+            Self::Acked(ack) => write!(f, "{ack:?}"),
+            Self::Inquired(inquiry) => write!(f, "{inquiry:?}"),
+            Self::Listed(gids) => {
+                let gids: Vec<_> = gids.iter().map(short).collect();
+                write!(f, "[{}]", gids.join(", "))
+            }
+            Self::Pruned(_) => f.write_str("done"),
+        }
+    }
 }
 
 impl Server {
@@ -132,7 +173,7 @@ impl Server {
             return None;
         }
         let (reply, durable) = self.answer(&request);
-        self.world.trace(|| format!("{}: {request:?} -> {reply:?}", self.name));
+        self.world.trace(|| format!("{}: {request}: {reply}", self.name));
         if on(Mutation::VoteBeforeFlush) {
             return Some(reply);
         }
