@@ -68,37 +68,36 @@ fn many(args: &Args) -> Summary {
 }
 
 fn text(summary: &Summary) -> String {
-    let mut text = String::new();
-    for failure in &summary.failures {
-        text += &failed(failure);
-    }
-    let line = |label: &str, value: u64| format!("  {label:28} {value:>12}\n");
-    text += &format!("{} seeds, {} violations\n", summary.seeds, summary.violations);
-    text += &line("transactions", summary.transactions);
-    text += &line("committed", summary.committed);
-    text += &line("coordinator crashes", summary.crashes);
-    text += &line("coordinators taken over", summary.takeovers);
-    text += &line("coordinator pauses", summary.pauses);
-    text += &line("participant crashes", summary.participant_crashes);
-    text += &line("partitions", summary.partitions);
-    text += &line("failed syncs", summary.failed_syncs);
-    text += &line("clock jumps", summary.clock_jumps);
-    text += &line("messages", summary.messages);
-    text += &line("messages lost", summary.messages_lost);
-    text += &line("messages repeated", summary.messages_duplicated);
+    let mut lines: Vec<String> = summary.failures.iter().flat_map(failed).collect();
+    lines.push(format!("{} seeds, {} violations", summary.seeds, summary.violations));
+    let counts = [
+        ("transactions", summary.transactions),
+        ("committed", summary.committed),
+        ("coordinator crashes", summary.crashes),
+        ("coordinators taken over", summary.takeovers),
+        ("coordinator pauses", summary.pauses),
+        ("participant crashes", summary.participant_crashes),
+        ("partitions", summary.partitions),
+        ("failed syncs", summary.failed_syncs),
+        ("clock jumps", summary.clock_jumps),
+        ("messages", summary.messages),
+        ("messages lost", summary.messages_lost),
+        ("messages repeated", summary.messages_duplicated),
+    ];
+    lines.extend(counts.map(|(label, count)| format!("  {label:24} {count:>12}")));
     let (worst, seed) = (summary.worst_heal_ms, summary.worst_heal_seed);
     let bound = HEAL_BOUND.as_millis();
-    text + &format!("  resolved within {worst} ms of heal (seed {seed}; the bound is {bound} ms)\n")
+    lines.push(format!(
+        "  resolved within {worst} ms of heal, seed {seed}; the bound is {bound} ms\n"
+    ));
+    lines.join("\n")
 }
 
-fn failed(failure: &Failure) -> String {
-    let mut text = format!("seed {} broke:\n", failure.seed);
-    for violation in &failure.violations {
-        text += &format!("  {violation}\n");
-    }
-    text += "the last of its trace:\n";
-    for line in &failure.trace {
-        text += &format!("  {line}\n");
-    }
-    text + &format!("all of it: presume simulate --seed {} --trace\n\n", failure.seed)
+fn failed(failure: &Failure) -> Vec<String> {
+    let mut lines = vec![format!("seed {} broke:", failure.seed)];
+    lines.extend(failure.violations.iter().map(|violation| format!("  {violation}")));
+    lines.push("the last of its trace:".to_owned());
+    lines.extend(failure.trace.iter().map(|line| format!("  {line}")));
+    lines.push(format!("all of it: presume simulate --seed {} --trace\n", failure.seed));
+    lines
 }

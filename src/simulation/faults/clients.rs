@@ -66,7 +66,8 @@ impl Clients {
     /// One client's day; after heal it only brings to an end what it began.
     pub(super) async fn run(self: Arc<Self>, client: usize) {
         for number in 0..self.world.profile.transfers_each {
-            tokio::time::sleep(self.world.milliseconds(1, 600)).await;
+            let think_ms_max = self.world.profile.think_ms_max;
+            tokio::time::sleep(self.world.milliseconds(1, think_ms_max)).await;
             if self.world.healed() {
                 return;
             }

@@ -28,6 +28,8 @@ pub(super) struct Poisoned;
 /// Resolves when a write is durable; its sender is dropped when the machine stops before.
 pub(super) type Durable = oneshot::Receiver<Result<(), Poisoned>>;
 
+type Waiting = oneshot::Sender<Result<(), Poisoned>>;
+
 /// A disk that outlives the processes that use it.
 pub(super) struct Disk<C: Content> {
     world: Arc<World>,
@@ -38,7 +40,7 @@ pub(super) struct Disk<C: Content> {
 
 struct State<C: Content> {
     durable: C,
-    queue: VecDeque<(Option<C::Batch>, Option<oneshot::Sender<Result<(), Poisoned>>>)>,
+    queue: VecDeque<(Option<C::Batch>, Option<Waiting>)>,
     syncing: bool,
     poisoned: bool,
     /// How often it was opened: a sync of an earlier opening does nothing.

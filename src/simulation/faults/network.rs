@@ -164,10 +164,7 @@ impl Network {
         if life.is_over() && self.world.fault(ORPHAN_LATE_SHARE) {
             tokio::time::sleep(self.world.milliseconds(1, DELAY_MS_MAX)).await;
         }
-        let reply = match arrives {
-            true => self.servers[to].receive(boot, request).await,
-            false => None,
-        };
+        let reply = if arrives { self.servers[to].receive(boot, request).await } else { None };
         if is_branch {
             self.change(|state| state.branches_travelling -= 1);
         }

@@ -55,6 +55,12 @@ pub(super) struct Profile {
     /// Branches that a participant refuses for no reason of the client's.
     pub(super) refused: f64,
     pub(super) sync_ms_max: u64,
+    /// The longest pause of a client between two transfers, in milliseconds.
+    pub(super) think_ms_max: u64,
+    /// How often the coordinator looks at what stands prepared, in milliseconds.
+    pub(super) scan_interval_ms: u64,
+    /// How long its start-up waits for recovery, in milliseconds.
+    pub(super) recovery_wait_ms: u64,
 }
 
 impl Profile {
@@ -73,7 +79,7 @@ impl Profile {
         let refused = share(0.3, 0.05);
         Self {
             participants: rng.random_range(2..=3),
-            clients: rng.random_range(2..=6),
+            clients: rng.random_range(2..=8),
             transfers_each: rng.random_range(6..=20),
             faulty_for: Duration::from_millis(rng.random_range(2_000..=8_000)),
             nemesis_ms_max: rng.random_range(200..=1_500),
@@ -86,6 +92,9 @@ impl Profile {
             participant_sync_fails,
             refused,
             sync_ms_max: rng.random_range(2..=20),
+            think_ms_max: rng.random_range(20..=600),
+            scan_interval_ms: rng.random_range(20..=1_500),
+            recovery_wait_ms: rng.random_range(1..=1_000),
         }
     }
 }

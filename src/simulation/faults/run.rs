@@ -16,10 +16,10 @@ use super::site::Site;
 use super::world::{Counts, World};
 use crate::txn::{BranchIndex, Epoch, Gid, LogId, Outcome, PhysicalId};
 
-/// How long after heal everything must be resolved, the audit of every key included. It covers what may still be under way then: an
-/// outage (2.5 s), a slow message (3 s), a start that waits for claims (1.5 s), a scan (1 s) and
-/// repeated calls (at most 2.2 s each), several of them one after the other.
-pub const HEAL_BOUND: Duration = Duration::from_secs(30);
+/// How long after heal everything must be resolved, the audit of every key included. It covers what may still be under way then, one
+/// after the other: an outage (2.5 s), slow messages of a dead sender (6 s), a start that waits for
+/// claims (1.5 s), a scan (1.5 s) and a repeated call (2.2 s).
+pub const HEAL_BOUND: Duration = Duration::from_secs(15);
 /// How often it is looked whether everything is resolved.
 const LOOK: Duration = Duration::from_millis(10);
 

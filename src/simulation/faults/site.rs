@@ -11,6 +11,7 @@ use super::disk::Disk;
 use super::life::Life;
 use super::log::{Records, SimulatedLog};
 use super::network::Network;
+use super::profile::Profile;
 use super::stub::Stub;
 use super::world::World;
 use crate::coordinator::{Coordinator, Options, Parts};
@@ -46,13 +47,13 @@ struct Current {
 }
 
 /// Limits in the proportions of the defaults, scaled to a run of some seconds.
-fn options() -> Options {
+fn options(profile: &Profile) -> Options {
     Options {
         in_flight_max: 64,
         unfinished_max: 256,
-        recovery_wait_ms: 1_000,
+        recovery_wait_ms: profile.recovery_wait_ms,
         claim_timeout_ms: 1_500,
-        scan_interval_ms: 1_000,
+        scan_interval_ms: profile.scan_interval_ms,
         prepared_age_alert_ms: 6_000,
         retry_ms_first: 20,
         retry_ms_max: 1_000,
@@ -148,7 +149,7 @@ impl Site {
             policy: policy(),
             clock: self.world.clone(),
         };
-        match Coordinator::start(parts, recovered, options()).await {
+        match Coordinator::start(parts, recovered, options(&self.world.profile)).await {
             Ok(coordinator) => {
                 self.world.trace(|| format!("coordinator {}: takes transactions", life.number));
                 Some(Arc::new(coordinator))

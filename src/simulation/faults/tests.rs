@@ -1,4 +1,5 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+//! The simulator itself: that it repeats, finds nothing in the coordinator, and finds every bug.
 
 use super::*;
 use crate::mutation::{self, Mutation};
@@ -20,8 +21,8 @@ fn no_seed_breaks_an_invariant() {
     assert!(summary.failures.is_empty(), "{:#?}", summary.failures);
 }
 
-/// Bugs and the most seeds that one may need: each was found within a quarter of it.
-const SEEDS_MAX: u64 = 400;
+/// The most seeds that a bug may need. When it was set, the slowest needed 209.
+const SEEDS_MAX: u64 = 800;
 
 fn caught_at(mutation: Mutation) -> Option<(u64, String)> {
     mutation::with(mutation, || {
@@ -33,18 +34,15 @@ fn caught_at(mutation: Mutation) -> Option<(u64, String)> {
 }
 
 #[test]
-fn every_seeded_bug_is_caught() {
+fn every_seeded_bug_is_caught_and_shows_within_how_many_seeds() {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let missed = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(&bug) = Mutation::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let started = std::time::Instant::now();
                     match caught_at(bug) {
-                        Some((seed, how)) => {
-                            println!("{bug:?}: {} seeds: {how} {:?}", seed + 1, started.elapsed())
-                        }
+                        Some((seed, how)) => println!("{bug:?}: {} seeds: {how}", seed + 1),
                         None => missed.lock().unwrap().push(bug),
                     }
                 }
