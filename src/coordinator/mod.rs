@@ -21,7 +21,7 @@ mod watched;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,8 +44,8 @@ use crate::mutation::{Mutation, on};
 use crate::participants::Participant;
 use crate::policy::Policy;
 use crate::txn::{
-    Admission, Mode, Operation, Outcome, ParticipantName, Payment, Plan, Prediction, Timestamp,
-    Transaction, TxnId,
+    Admission, Epoch, Mode, Operation, Outcome, ParticipantName, Payment, PhysicalId, Plan,
+    Prediction, Timestamp, Transaction, TxnId,
 };
 use driver::{Reply, Run};
 use gauges::Gauge;
@@ -87,6 +87,9 @@ struct Inner {
     in_flight: Mutex<InFlight>,
     running: Mutex<Running>,
     unfinished: AtomicUsize,
+    /// Commits that an earlier run decided, and this one carries out: never orphans, not even in a
+    /// list that was made before they ended and is read after.
+    recovered: HashSet<(Epoch, PhysicalId)>,
     /// What an earlier run left and recovery has not settled yet.
     unsettled: AtomicUsize,
     counters: Counters,

@@ -123,6 +123,10 @@ impl Inner {
         if self.unsettled.load(Ordering::Relaxed) > 0 || self.recovering.load(Ordering::Relaxed) {
             return;
         }
+        // What a broken log failed to forget comes back at restart, and then needs its markers.
+        if !self.log.healthy() {
+            return;
+        }
         let physical = self.running.lock().expect("no panic while held").lowest();
         let ended = EndedBelow { log: self.log.log_id(), epoch: self.log.epoch(), physical };
         if let Err(detail) = member.participant.prune(ended).await {
@@ -132,7 +136,10 @@ impl Inner {
 
     fn sort(&self, survey: &Survey, ended: impl Fn(&Gid) -> bool) -> Sorted {
         // What cannot be read may be a decision.
-        let decided = |gid: &Gid| !matches!(self.log.decision(gid.epoch, gid.physical), Ok(None));
+        let decided = |gid: &Gid| {
+            self.recovered.contains(&(gid.epoch, gid.physical))
+                || !matches!(self.log.decision(gid.epoch, gid.physical), Ok(None))
+        };
         recovery::sort(self.log.log_id(), &survey.prepared, ended, decided)
     }
 

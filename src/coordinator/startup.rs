@@ -51,7 +51,7 @@ impl Coordinator {
         options: Options,
     ) -> Result<Self, StartError> {
         options.check().map_err(StartError::Options)?;
-        let inner = Arc::new(Inner::new(parts, options, &recovered.intents));
+        let inner = Arc::new(Inner::new(parts, options, &recovered));
         let surveys = inner.survey_all().await?;
         let names: Vec<_> = inner.participants.keys().cloned().collect();
         let log = &inner.log;
@@ -80,9 +80,9 @@ impl Coordinator {
 }
 
 impl Inner {
-    fn new(parts: Parts, options: Options, intents: &[Intent]) -> Self {
+    fn new(parts: Parts, options: Options, recovered: &Recovered) -> Self {
         let mut in_flight = InFlight::new(options.in_flight_max);
-        for intent in intents.iter().filter(|_| !on(Mutation::RecoveryFreesKeys)) {
+        for intent in recovered.intents.iter().filter(|_| !on(Mutation::RecoveryFreesKeys)) {
             in_flight.hold(&intent.row.txn_id, &intent.request_hash);
         }
         let member = |(name, participant)| (name, Member::new(participant));
@@ -97,6 +97,7 @@ impl Inner {
             in_flight: Mutex::new(in_flight),
             running: Mutex::default(),
             unfinished: AtomicUsize::new(0),
+            recovered: recovered.decisions.iter().map(|d| (d.epoch, d.physical)).collect(),
             unsettled: AtomicUsize::new(0),
             counters: Counters::default(),
             recovering: AtomicBool::new(true),
