@@ -13,7 +13,7 @@
 //! | 2 | `policy` | predictions in, plan with reasons out |
 //! | 2 | `models` | predictors, calibration, bundles, registry, serving |
 //! | 3 | `decision_log` | the durable truth: decisions, answers, outcome rows |
-//! | 3 | `participants` | the participant trait and the embedded double-entry ledger |
+//! | 3 | `participants` | the participant trait, the embedded double-entry ledger, databases |
 //! | 4 | `coordinator` | in-flight table, recovery, and the driver that joins it all |
 //! | 5 | `learning` | histories, data sets, fitting, evaluation, reports, the outcome log |
 //! | 6 | `server` | HTTP interface and metrics |
