@@ -134,8 +134,11 @@ fn to_come(passed: Duration, missing: usize, came: usize) -> Duration {
 pub(super) struct Expected {
     /// Announced and awaited.
     pub announced: usize,
-    /// Urgent batches in a flush lately.
+    /// How many of those announced come between two flushes lately: who does not announce, such
+    /// as transactions between databases, keeps no step and is not waited for.
     pub usual: usize,
+    /// Of those announced, who came since the last flush began.
+    came: usize,
     /// The number of the next flush, since the store was opened.
     next_flush: u64,
     /// Of `announced`, those of each of the last flushes, by its number.
@@ -152,18 +155,20 @@ impl Expected {
 
     /// One of those announced has come or given up.
     pub fn arrive(&mut self, flush: u64) {
+        self.came += 1;
         if self.next_flush - flush < FLUSHES_AWAITED as u64 {
             self.announced -= 1;
             self.by_flush[Self::slot(flush)] -= 1;
         }
     }
 
-    /// A flush begins with so many urgent batches.
-    pub fn flush_begins(&mut self, urgent: usize) {
+    /// A flush begins.
+    pub fn flush_begins(&mut self) {
         self.next_flush += 1;
         let oldest = &mut self.by_flush[Self::slot(self.next_flush)];
         self.announced -= std::mem::take(oldest);
-        self.usual = urgent.max(self.usual - self.usual.div_ceil(8));
+        self.usual = self.came.max(self.usual - self.usual.div_ceil(8));
+        self.came = 0;
     }
 
     fn slot(flush: u64) -> usize {

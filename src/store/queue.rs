@@ -235,9 +235,10 @@ impl Shared {
 }
 
 impl State {
-    /// Whether there is one writer, as far as can be seen.
+    /// Whether nobody is worth waiting for: one writer, as far as can be seen, or none in step.
     pub fn alone(&self) -> bool {
-        self.urgent == 1 && self.missing() == 0 && self.expected.usual <= 1
+        let in_step = self.expected.usual;
+        self.missing() == 0 && (in_step == 0 || (self.urgent == 1 && in_step == 1))
     }
 
     /// How many are likely to write soon and have not.

@@ -129,8 +129,7 @@ impl Writer {
         }
         state.idle = false;
         let mut state = self.gather.wait(&shared, state);
-        let urgent = state.urgent;
-        state.expected.flush_begins(urgent);
+        state.expected.flush_begins();
         Some(drain(&mut state, self.flush_count_max))
     }
 

@@ -258,6 +258,8 @@ pub(super) struct Run {
     pub(super) transfers_per_second: f64,
     pub(super) answer_ms_p50: f64,
     pub(super) answer_ms_p99: f64,
+    /// Until every participant had voted.
+    pub(super) voted_ms_p50: f64,
 }
 
 impl Bench {
@@ -275,14 +277,15 @@ impl Bench {
                 let submission = Submission { wait, ..transfer(n)? };
                 let answer = coordinator.submit(submission).await?;
                 anyhow::ensure!(answer.outcome == Outcome::Committed, "{:?}", answer.reasons);
-                Ok(())
+                Ok(answer.timings_ms.prepare)
             }
         })
         .await
     }
 }
 
-/// Clients that each do one thing after the other; `work` gets the client's and the thing's number.
+/// Clients that each do one thing after the other; `work` gets the client's and the thing's number
+/// and answers after how many milliseconds all had voted.
 pub(super) async fn closed_loop<W, F>(
     clients: usize,
     length: Duration,
@@ -290,7 +293,7 @@ pub(super) async fn closed_loop<W, F>(
 ) -> anyhow::Result<Run>
 where
     W: Fn(usize, u64) -> F + Clone + Send + 'static,
-    F: Future<Output = anyhow::Result<()>> + Send,
+    F: Future<Output = anyhow::Result<f64>> + Send,
 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let started = Instant::now();
@@ -299,19 +302,23 @@ where
     for client in 0..clients {
         let work = work.clone();
         tasks.spawn(async move {
-            let mut latency = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+            let mut latency = histogram()?;
+            let mut voted = histogram()?;
             while Instant::now() < until {
                 let started = Instant::now();
-                work(client, NEXT.fetch_add(1, Ordering::Relaxed)).await?;
+                let voted_ms = work(client, NEXT.fetch_add(1, Ordering::Relaxed)).await?;
                 let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                 latency.saturating_record(us);
+                voted.saturating_record((voted_ms * 1e3) as u64);
             }
-            anyhow::Ok(latency)
+            anyhow::Ok((latency, voted))
         });
     }
-    let mut all = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+    let (mut all, mut voted) = (histogram()?, histogram()?);
     while let Some(task) = tasks.join_next().await {
-        all.add(&task??)?;
+        let (latency, votes) = task??;
+        all.add(&latency)?;
+        voted.add(&votes)?;
     }
     let seconds = started.elapsed().as_secs_f64();
     Ok(Run {
@@ -320,7 +327,13 @@ where
         transfers_per_second: all.len() as f64 / seconds,
         answer_ms_p50: all.value_at_quantile(0.5) as f64 / 1e3,
         answer_ms_p99: all.value_at_quantile(0.99) as f64 / 1e3,
+        voted_ms_p50: voted.value_at_quantile(0.5) as f64 / 1e3,
     })
+}
+
+/// Of microseconds, up to a minute.
+fn histogram() -> anyhow::Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 60_000_000, 3)?)
 }
 
 /// The accounts of a transfer: two walks with large strides that share no factor with their number.

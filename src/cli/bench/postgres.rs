@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use comfy_table::Table;
@@ -205,9 +205,11 @@ async fn bare(
         async move {
             let (from, to) = super::commit::accounts(n);
             let (left, right) = (&pair.0, &pair.1);
+            let started = Instant::now();
             tokio::try_join!(left.prepare(n, from, marker), right.prepare(n, to, marker))?;
+            let voted = started.elapsed();
             tokio::try_join!(left.commit(n), right.commit(n))?;
-            Ok(())
+            Ok(voted.as_secs_f64() * 1e3)
         }
     };
     closed_loop(clients, length, transfer).await
