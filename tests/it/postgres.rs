@@ -216,6 +216,11 @@ async fn a_later_epoch_fences_the_sessions_and_branches_of_an_older_one() {
         let refused = ["technical fenced", "technical participant_unavailable"];
         assert!(refused.contains(&vote.as_str()) || vote.starts_with("unknown"), "{vote}");
     }
+    // Nor does it commit or roll back what it had prepared: that is the newer one's.
+    for _ in 0..3 {
+        assert!(matches!(bank.postgres.commit(gid(1)).await, Ack::Unknown(_)));
+        assert!(matches!(bank.postgres.abort(gid(1)).await, Ack::Unknown(_)));
+    }
     assert_eq!(next.list_prepared().await.unwrap().branches, [gid(1)]);
     assert_eq!(next.abort(gid(1)).await, Ack::Done);
     let stale = bank.postgres.claim_epoch(log(), Epoch(1)).await;

@@ -6,7 +6,7 @@ use deadpool_postgres::Client;
 use futures_util::future::{BoxFuture, join_all};
 use tokio_postgres::types::ToSql;
 
-use super::errors::{Failure, failure, text};
+use super::errors::{Failure, failure, fenced, text};
 use super::{Bound, Claimed, Inner, connection, schema, unavailable};
 use crate::txn::{Declined, Gid, Vote};
 
@@ -126,13 +126,34 @@ pub(super) async fn commit_one_phase(claimed: Arc<Claimed>, gid: Gid, bound: Vec
     }
 }
 
-/// The operations' statements and the marker's, prepared once a session.
-async fn statements(
-    client: &Client,
-    bound: &[Bound],
-) -> Result<Vec<tokio_postgres::Statement>, tokio_postgres::Error> {
-    let sql = bound.iter().map(|bound| bound.statement.sql.as_str()).chain([schema::MARK]);
-    join_all(sql.map(|sql| client.prepare_cached(sql))).await.into_iter().collect()
+/// Statements of a branch, prepared once a session.
+struct Statements {
+    operations: Vec<tokio_postgres::Statement>,
+    marked: MarkedBy,
+}
+
+/// What leaves the marker.
+enum MarkedBy {
+    /// The operation in this place.
+    Operation(usize),
+    /// A statement of its own: no operation can.
+    Own(tokio_postgres::Statement),
+}
+
+async fn statements(client: &Client, bound: &[Bound]) -> Result<Statements, tokio_postgres::Error> {
+    let marking = bound.iter().rposition(|bound| bound.marking.is_some());
+    let sql = bound.iter().enumerate().map(|(place, bound)| match &bound.marking {
+        Some(sql) if Some(place) == marking => &**sql,
+        _ => bound.statement.sql.as_str(),
+    });
+    let own = marking.is_none().then_some(schema::MARK);
+    let prepared = join_all(sql.chain(own).map(|sql| client.prepare_cached(sql))).await;
+    let mut operations = prepared.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let marked = match marking {
+        Some(place) => MarkedBy::Operation(place),
+        None => MarkedBy::Own(operations.pop().expect("the marker's stands last")),
+    };
+    Ok(Statements { operations, marked })
 }
 
 /// Sends everything at once and waits for every reply, in order.
@@ -140,24 +161,29 @@ async fn send(
     client: &Client,
     gid: Gid,
     bound: &[Bound],
-    statements: &[tokio_postgres::Statement],
+    statements: &Statements,
     last: Option<String>,
 ) -> Replies {
+    let (epoch, physical, branch) = &key(gid);
+    let key: [&(dyn ToSql + Sync); 4] = [&gid.log.0, epoch, physical, branch];
     let mut calls: Vec<BoxFuture<'_, Result<Reply, tokio_postgres::Error>>> = Vec::new();
     calls.push(Box::pin(async { client.batch_execute("BEGIN").await.map(|()| Reply::Done) }));
-    for (bound, statement) in bound.iter().zip(statements) {
+    for (place, (bound, statement)) in bound.iter().zip(&statements.operations).enumerate() {
+        let marks = matches!(statements.marked, MarkedBy::Operation(marking) if marking == place);
+        let marker = if marks { &key[..] } else { &[] };
+        let parameters = bound.parameters.iter().map(|value| value as &(dyn ToSql + Sync));
+        let parameters: Vec<_> = parameters.chain(marker.iter().copied()).collect();
         calls.push(Box::pin(async move {
-            let parameters = bound.parameters.iter().map(|value| value as &(dyn ToSql + Sync));
             let rows = client.execute_raw(statement, parameters).await?;
             Ok(Reply::Rows(rows))
         }));
     }
-    let mark = statements.last().expect("the marker's stands last");
-    calls.push(Box::pin(async move {
-        let (epoch, physical, branch) = key(gid);
-        let rows = client.execute(mark, &[&gid.log.0, &epoch, &physical, &branch]).await?;
-        Ok(Reply::Marked(rows > 0))
-    }));
+    if let MarkedBy::Own(mark) = &statements.marked {
+        calls.push(Box::pin(async move {
+            let rows = client.execute(mark, &key).await?;
+            Ok(Reply::Marked(rows > 0))
+        }));
+    }
     if let Some(last) = last {
         calls
             .push(Box::pin(async move { client.batch_execute(&last).await.map(|()| Reply::Done) }));
@@ -197,14 +223,8 @@ fn judge(replies: &Replies, bound: &[Bound]) -> Result<Worked, Failure> {
 async fn unmarked(client: &Client, gid: Gid) -> Vote {
     match client.query_opt(schema::CLAIMED, &[&gid.log.0]).await {
         Ok(row) => {
-            let known: i64 = row.map_or(0, |row| row.get(0));
-            if known == key(gid).0 {
-                return Vote::ReadOnly;
-            }
-            let code = "fenced".to_owned();
-            let branch = gid.epoch.0;
-            let detail = format!("the database knows epoch {known}, the branch has {branch}");
-            Vote::No(Declined::Technical { code, detail })
+            let known: Option<i64> = row.map(|row| row.get(0));
+            if known == Some(key(gid).0) { Vote::ReadOnly } else { Vote::No(fenced()) }
         }
         Err(error) => Vote::Unknown(text(&error)),
     }

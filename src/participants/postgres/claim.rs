@@ -9,9 +9,11 @@ use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::connection::Holder;
 use super::errors::text;
-use super::{Claimed, Inner, check, connection, schema};
+use super::{Claimed, Inner, Understood, check, connection, schema};
 use crate::participants::ClaimError;
+use crate::participants::sql::Statement;
 use crate::txn::{Epoch, LogId, OperationName};
 
 /// How often it is looked whether the sessions of older epochs are gone.
@@ -24,7 +26,8 @@ impl Inner {
         let unfit = |detail: String| ClaimError::Unfit { detail };
         let unreachable = |detail: String| ClaimError::Unreachable { detail };
         let failed = |error: tokio_postgres::Error| unreachable(text(&error));
-        let pool = connection::pool(&self.options, &name).map_err(|e| unfit(e.to_string()))?;
+        let refused = |error: super::Error| unfit(error.to_string());
+        let pool = connection::pool(&self.options, &name, None).map_err(refused)?;
         let client = connection::session(&pool).await.map_err(unreachable)?;
 
         let findings = check::server(&client, &self.options).await.map_err(failed)?;
@@ -34,7 +37,7 @@ impl Inner {
         let server = client.query_one(schema::SERVER, &[]).await.map_err(failed)?;
         let identity = format!("postgres:{}", server.get::<_, Uuid>(0).simple());
 
-        let types = self.types(&client).await.map_err(unfit)?;
+        let operations = self.understand(&client).await.map_err(unfit)?;
 
         let number = i64::try_from(epoch.0).expect("counted from 1, one a start");
         let claim = client.query_opt(schema::CLAIM, &[&log.0, &number, &self.process]).await;
@@ -53,23 +56,43 @@ impl Inner {
         let slots = u32::try_from(prepared_max).unwrap_or(0);
         let slots = slots.saturating_sub(self.options.prepared_reserve).max(1);
         drop(client);
+        let holder = Holder { log, epoch, process: self.process };
+        let pool = connection::pool(&self.options, &name, Some(holder)).map_err(refused)?;
         let slots = Arc::new(Semaphore::new(slots as usize));
-        self.claimed.store(Some(Arc::new(Claimed { pool, types, slots })));
+        self.claimed.store(Some(Arc::new(Claimed { pool, operations, slots })));
         Ok(identity)
     }
 
-    /// The parameter types of every operation, as the server sees them; `Err` names the operation
-    /// that it refuses.
-    async fn types(&self, client: &Client) -> Result<BTreeMap<OperationName, Vec<Type>>, String> {
-        let mut types = BTreeMap::new();
+    /// What the server makes of every operation; `Err` names the one that it refuses.
+    async fn understand(
+        &self,
+        client: &Client,
+    ) -> Result<BTreeMap<OperationName, Understood>, String> {
+        let mut operations = BTreeMap::new();
         for (name, statement) in &self.statements {
             let prepared = client.prepare_cached(&statement.sql).await;
             let prepared =
                 prepared.map_err(|error| format!("operation {name}: {}", text(&error)))?;
-            types.insert(name.clone(), prepared.params().to_vec());
+            let types = prepared.params().to_vec();
+            let marking = marking(client, statement, &types).await;
+            operations.insert(name.clone(), Understood { types, marking });
         }
-        Ok(types)
+        Ok(operations)
     }
+}
+
+/// The statement with the marker in it, if the server takes it: a table with rewrite rules, say,
+/// does not.
+async fn marking(client: &Client, statement: &Statement, types: &[Type]) -> Option<Arc<str>> {
+    let verb = statement.sql.split(|c: char| !c.is_ascii_alphabetic()).next()?;
+    let changes = ["insert", "update", "delete"];
+    if !changes.iter().any(|change| verb.eq_ignore_ascii_case(change)) {
+        return None;
+    }
+    let sql = format!("{}{}", schema::marking(types.len()), statement.sql);
+    let prepared = client.prepare_cached(&sql).await;
+    let same = prepared.as_ref().is_ok_and(|prepared| prepared.params().starts_with(types));
+    same.then(|| sql.into())
 }
 
 /// Ends the sessions of older epochs and waits until they are gone: what they had begun is rolled

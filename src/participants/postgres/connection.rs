@@ -8,7 +8,9 @@ use deadpool_postgres::{
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
-use super::{Error, Options};
+use uuid::Uuid;
+
+use super::{Error, Options, schema};
 use crate::txn::{Epoch, LogId};
 
 /// What our sessions are called, up to the epoch.
@@ -52,8 +54,36 @@ pub(super) fn config(options: &Options) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// A pool whose sessions carry `name`.
-pub(super) fn pool(options: &Options, name: &str) -> Result<Pool, Error> {
+/// Who may open sessions: a process, as long as it holds an epoch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holder {
+    pub(super) log: LogId,
+    pub(super) epoch: Epoch,
+    pub(super) process: Uuid,
+}
+
+impl Holder {
+    /// Looks, once the server knows the session by its name, whether it holds the epoch still. A
+    /// claim first stores the epoch and then ends whoever has a name: so no session of an older
+    /// epoch survives it or comes after it, and what it would commit or roll back stays with the
+    /// newer one.
+    async fn admit(self, client: &tokio_postgres::Client) -> Result<(), HookError> {
+        let epoch = i64::try_from(self.epoch.0).expect("counted from 1, one a start");
+        let held = client.query_opt(schema::HOLDS, &[&self.log.0, &epoch, &self.process]).await;
+        match held {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(HookError::message(format!(
+                "the database knows another holder of this decision log than epoch {} of this \
+                 process",
+                self.epoch.0
+            ))),
+            Err(error) => Err(HookError::Backend(error)),
+        }
+    }
+}
+
+/// A pool whose sessions carry `name`; with a holder, only as long as it holds its epoch.
+pub(super) fn pool(options: &Options, name: &str, holder: Option<Holder>) -> Result<Pool, Error> {
     let mut config = config(options)?;
     config.application_name(name);
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
@@ -70,6 +100,14 @@ pub(super) fn pool(options: &Options, name: &str) -> Result<Pool, Error> {
         .wait_timeout(Some(options.listening_horizon))
         .create_timeout(timeout)
         .recycle_timeout(timeout)
+        .post_create(Hook::async_fn(move |client, _| {
+            Box::pin(async move {
+                match holder {
+                    Some(holder) => holder.admit(client).await,
+                    None => Ok(()),
+                }
+            })
+        }))
         .pre_recycle(Hook::sync_fn(|client, _| {
             if client.is_closed() {
                 return Err(HookError::message("the session has ended"));
@@ -83,7 +121,10 @@ pub(super) fn pool(options: &Options, name: &str) -> Result<Pool, Error> {
 /// A session, or why there is none, in one line.
 pub(super) async fn session(pool: &Pool) -> Result<Client, String> {
     pool.get().await.map_err(|error| match error {
-        PoolError::Backend(error) => super::errors::text(&error),
+        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+            super::errors::text(&error)
+        }
+        PoolError::PostCreateHook(HookError::Message(why)) => why.into_owned(),
         PoolError::Timeout(_) => {
             let status = pool.status();
             format!("none of {} sessions became free in time", status.max_size)

@@ -44,10 +44,19 @@ fn declined(db: &DbError) -> Declined {
         let detail = "a tombstone stands in the place of its marker".to_owned();
         return Declined::Technical { code: "aborted_before".to_owned(), detail };
     }
+    if db.schema() == Some("presume") && *code == SqlState::NOT_NULL_VIOLATION {
+        return fenced();
+    }
     match business_code(code) {
         Some(business) => Declined::Business { code: business.to_owned(), detail },
         None => Declined::Technical { code: technical_code(code), detail },
     }
+}
+
+/// The branch belongs to an epoch that is over.
+pub(super) fn fenced() -> Declined {
+    let detail = "the database knows another epoch than the branch's".to_owned();
+    Declined::Technical { code: "fenced".to_owned(), detail }
 }
 
 /// The participant's own rules: a retry changes nothing.

@@ -1,7 +1,8 @@
 //! PostgreSQL, 14 or later, as a participant: `PREPARE TRANSACTION` behind named operations.
 //!
 //! # A branch
-//! `BEGIN`, the operations, the marker row and `PREPARE TRANSACTION` travel in one round trip;
+//! `BEGIN`, the operations, the marker row and `PREPARE TRANSACTION` travel in one round trip; the
+//! last operation that changes rows leaves the marker itself where it can (`schema::marking`);
 //! `COMMIT PREPARED` or `ROLLBACK PREPARED` in another, on any session. In a failed transaction the
 //! server answers `PREPARE TRANSACTION` with the tag `ROLLBACK` and no error, a silent false yes:
 //! so a yes needs a good answer to every statement before it, the marker's last of all. Row counts
@@ -138,14 +139,22 @@ struct Inner {
 /// What is known of the server since our epoch was claimed.
 struct Claimed {
     pool: Pool,
-    types: BTreeMap<OperationName, Vec<Type>>,
+    operations: BTreeMap<OperationName, Understood>,
     /// Prepared transactions that we may have at a time.
     slots: Arc<Semaphore>,
+}
+
+/// An operation as the server understood it.
+struct Understood {
+    types: Vec<Type>,
+    /// The same statement, leaving the marker as well; `None` if it cannot.
+    marking: Option<Arc<str>>,
 }
 
 /// An operation ready to be sent.
 struct Bound {
     statement: Arc<Statement>,
+    marking: Option<Arc<str>>,
     parameters: Vec<values::Parameter>,
 }
 
@@ -179,7 +188,10 @@ impl Inner {
         statement.check_names(operation)?;
         // Types are the server's to know; before it was asked only the shape is checked.
         match self.claimed.load().as_ref() {
-            Some(claimed) => parameters(claimed, statement, operation).map(drop),
+            Some(claimed) => {
+                let understood = sql::find(&claimed.operations, &operation.operation)?;
+                parameters(&understood.types, statement, operation).map(drop)
+            }
             None => Ok(()),
         }
     }
@@ -193,8 +205,10 @@ impl Inner {
         let one = |operation: &Operation| {
             let statement = sql::find(&self.statements, &operation.operation)?;
             statement.check_names(operation)?;
-            let parameters = parameters(claimed, statement, operation)?;
-            Ok(Bound { statement: statement.clone(), parameters })
+            let understood = sql::find(&claimed.operations, &operation.operation)?;
+            let parameters = parameters(&understood.types, statement, operation)?;
+            let marking = understood.marking.clone();
+            Ok(Bound { statement: statement.clone(), marking, parameters })
         };
         let bound = operations.iter().map(one).collect::<Result<Vec<_>, String>>();
         bound.map_err(|detail| business("bad_parameter", detail))
@@ -202,11 +216,10 @@ impl Inner {
 }
 
 fn parameters(
-    claimed: &Claimed,
+    types: &[Type],
     statement: &Statement,
     operation: &Operation,
 ) -> Result<Vec<values::Parameter>, String> {
-    let types = sql::find(&claimed.types, &statement.name)?;
     let one = |(name, r#type): (&String, &Type)| {
         let value = operation.params.get(name).unwrap_or(&serde_json::Value::Null);
         values::Parameter::new(value, r#type).map_err(|why| format!("parameter {name:?} {why}"))

@@ -55,6 +55,10 @@ ON CONFLICT (log) DO UPDATE
        OR (known.epoch = excluded.epoch AND known.claimed_by = excluded.claimed_by)
 RETURNING epoch";
 
+/// Log, epoch, process → one row if that process holds that epoch.
+pub(super) const HOLDS: &str =
+    "SELECT FROM presume.epoch WHERE log = $1 AND epoch = $2 AND claimed_by = $3";
+
 /// Log → the epoch that is claimed.
 pub(super) const CLAIMED: &str = "SELECT epoch FROM presume.epoch WHERE log = $1";
 
@@ -71,6 +75,18 @@ pub(super) const MARK: &str = "\
 INSERT INTO presume.marker (log, epoch, physical, branch, committed)
 SELECT log, epoch, $3, $4, true FROM presume.epoch
 WHERE log = $1 AND epoch = $2 AND pg_current_xact_id_if_assigned() IS NOT NULL";
+
+/// What stands before a statement that has `taken` parameters of its own, so that it leaves the
+/// marker as well, in one execution. Parameters after its own: log, epoch, physical id, branch.
+/// When another epoch is claimed it fails: the marker's log is null.
+pub(super) fn marking(taken: usize) -> String {
+    let [log, epoch, physical, branch] = [1, 2, 3, 4].map(|n| taken + n);
+    format!(
+        "WITH presume_marked AS (INSERT INTO presume.marker (log, epoch, physical, branch, committed)
+         VALUES ((SELECT log FROM presume.epoch WHERE log = ${log} AND epoch = ${epoch}),
+         ${epoch}, ${physical}, ${branch}, true)) "
+    )
+}
 
 /// The same key → a tombstone, if there is neither marker nor tombstone.
 pub(super) const ENTOMB: &str = "\
