@@ -45,6 +45,8 @@ struct Trap {
 struct Shared {
     upstream: SocketAddr,
     trap: Mutex<Option<Trap>>,
+    /// Every message with these bytes is cut before it is sent.
+    barred: Mutex<Option<&'static str>>,
     down: watch::Sender<bool>,
     /// How many traps have sprung, and how many connections that lost their answers were cut.
     sprung: watch::Sender<u64>,
@@ -68,6 +70,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             upstream: SocketAddr::from(([127, 0, 0, 1], port)),
             trap: Mutex::default(),
+            barred: Mutex::default(),
             down: watch::Sender::new(false),
             sprung: watch::Sender::new(0),
             cut: watch::Sender::new(0),
@@ -88,6 +91,11 @@ impl Proxy {
         let before = self.shared.trap.lock().unwrap().replace(trap);
         assert!(before.is_none(), "the trap before has not sprung: {before:?}");
         self.shared.sprung.send_replace(0);
+    }
+
+    /// Cuts every connection that brings a message with these bytes, until it is `None` again.
+    pub fn bar(&self, bytes: Option<&'static str>) {
+        *self.shared.barred.lock().unwrap() = bytes;
     }
 
     /// Waits until the trap has sprung.
@@ -167,6 +175,9 @@ async fn requests(
         if !matches!(from.read_buf(&mut seen).await, Ok(read) if read > 0) {
             return;
         }
+        if shared.is_barred(&seen) {
+            return;
+        }
         let sprung = shared.spring(&seen);
         let Some((trap, at)) = sprung else {
             if to.write_all(&seen[fresh..]).await.is_err() {
@@ -214,12 +225,19 @@ async fn cut_while_losing(cut: &mut watch::Receiver<u64>, losing: &watch::Sender
     let _ = cut.changed().await;
 }
 
+fn find(seen: &[u8], text: &str) -> Option<usize> {
+    seen.windows(text.len()).position(|window| window == text.as_bytes())
+}
+
 impl Shared {
+    fn is_barred(&self, seen: &[u8]) -> bool {
+        self.barred.lock().unwrap().is_some_and(|bytes| find(seen, bytes).is_some())
+    }
+
     /// Takes the trap if these bytes spring it, with the place of the message that holds them.
     fn spring(&self, seen: &[u8]) -> Option<(Trap, usize)> {
         let mut trap = self.trap.lock().unwrap();
-        let bytes = trap.as_ref()?.bytes.as_bytes();
-        let at = seen.windows(bytes.len()).position(|window| window == bytes)?;
+        let at = find(seen, trap.as_ref()?.bytes)?;
         // Both protocols put five bytes before a statement; what stands before them in a batch
         // reaches the server.
         trap.take().map(|trap| (trap, at.saturating_sub(5)))
