@@ -82,6 +82,7 @@ impl Inner {
             Err(error @ ClaimError::Stale { .. }) => {
                 // It will never take us: a newer copy of this log runs, or ran.
                 tracing::error!(participant = %name, "{error}");
+                self.note_overtaken(name, &error).await;
                 member.stand(Standing::Away { detail: error.to_string() });
                 Asked::Settled
             }

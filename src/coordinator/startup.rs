@@ -115,6 +115,7 @@ impl Inner {
             match answer {
                 Ok(survey) => surveys.push(survey),
                 Err(error @ ClaimError::Stale { .. }) => {
+                    self.note_overtaken(name, &error).await;
                     return Err(StartError::Claim { name: name.clone(), error });
                 }
                 Err(error) => {
@@ -124,6 +125,13 @@ impl Inner {
             }
         }
         Ok(surveys)
+    }
+
+    /// The next start would be an epoch later, and perhaps be taken.
+    pub(super) async fn note_overtaken(&self, name: &ParticipantName, error: &ClaimError) {
+        if let Err(failed) = self.log.overtaken(&format!("participant {name}: {error}")).await {
+            tracing::error!(%failed, "it is not noted that this log is an old copy");
+        }
     }
 
     /// Each transaction on its own: one that cannot be settled never stops the rest.

@@ -5,7 +5,7 @@
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
-//! | `identity` | name | the epoch; log id and format version stand in the folder's own file |
+//! | `identity` | name | the epoch; why the folder is an old copy, if it is; log id and format version stand in the folder's own file |
 //! | `decisions` | epoch, physical id | [`DecisionRecord`], until phase two is done everywhere |
 //! | `intents` | epoch, physical id | [`Intent`] of a one-phase commit, until its outcome is known |
 //! | `answers` | transaction id | [`AnswerRecord`]: request hash and the answer as given |
@@ -56,6 +56,7 @@ const OUTCOMES: Keyspace = Keyspace::at(4);
 const SEALS: Keyspace = Keyspace::at(5);
 
 const EPOCH_KEY: &[u8] = b"epoch";
+const OVERTAKEN_KEY: &[u8] = b"overtaken";
 /// Version of the records below.
 const VERSION: u32 = 1;
 /// Answers removed in one batch.
@@ -74,6 +75,13 @@ pub enum Error {
         first: u64,
         /// Its last sequence.
         last: u64,
+    },
+    /// A participant has once known a later epoch: another copy of this log went on, and decided
+    /// what this one does not know.
+    #[error("the folder is an old copy, found at an earlier start, start the newer one: {detail}")]
+    Overtaken {
+        /// Which participant knew what.
+        detail: String,
     },
 }
 
@@ -137,6 +145,12 @@ pub trait Decisions: Send + Sync {
     /// decision is back after a crash and acknowledged again.
     fn finish(&self, epoch: Epoch, physical: PhysicalId) -> BoxFuture<'static, Result<(), Error>>;
 
+    /// Notes, durably, that another copy of this log went on. It is not opened again: each opening
+    /// is a later epoch, and one of them would be late enough.
+    fn overtaken(&self, _detail: &str) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Replaces an answer: one in doubt that became final, or one found to be heuristic.
     fn update_answer(&self, answer: &AnswerRecord) -> BoxFuture<'static, Result<(), Error>>;
 
@@ -176,6 +190,10 @@ impl DecisionLog {
             ..store::Options::new("decision log", VERSION, KEYSPACES)
         };
         let store = Store::open(path, &store_options)?;
+        if let Some(detail) = store.get(IDENTITY, OVERTAKEN_KEY)? {
+            let detail = String::from_utf8_lossy(&detail).into_owned();
+            return Err(Error::Overtaken { detail });
+        }
         let epoch = next_epoch(&store)?;
         let sealed_to = seal::last_sealed(&store)?;
         let recovered = Recovered {
@@ -308,6 +326,12 @@ impl Decisions for DecisionLog {
         batch.delete(DECISIONS, execution_key(epoch, physical));
         let write = self.store().write_lazy(batch);
         Box::pin(async move { Ok(write.await.map(drop)?) })
+    }
+
+    fn overtaken(&self, detail: &str) -> BoxFuture<'static, Result<(), Error>> {
+        let mut batch = Batch::new();
+        batch.put(IDENTITY, OVERTAKEN_KEY.to_vec(), detail.as_bytes().to_vec());
+        self.write(batch)
     }
 
     fn update_answer(&self, answer: &AnswerRecord) -> BoxFuture<'static, Result<(), Error>> {

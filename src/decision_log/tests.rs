@@ -111,6 +111,19 @@ fn each_opening_is_a_later_epoch_of_the_same_log() {
 }
 
 #[test]
+fn a_log_that_was_overtaken_is_never_opened_again_and_says_by_whom() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    run(log.overtaken("participant a knows epoch 5")).unwrap();
+    drop(log);
+    for _ in 0..6 {
+        let refused = DecisionLog::open(dir.path(), Options::default());
+        let error = refused.map(drop).unwrap_err().to_string();
+        assert!(error.contains("old copy") && error.contains("knows epoch 5"), "{error}");
+    }
+}
+
+#[test]
 fn an_outcome_is_one_write_and_survives() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path());

@@ -5,15 +5,17 @@ use std::path::Path;
 use presume::participants::Participant;
 use presume::participants::ledger::{self, Ledger, NewAccount, Overdraft};
 
+use crate::pair::{Pair, SIDES, Side, section};
 use crate::postgres_server::PostgresServer;
 
 /// The two participants.
 pub const NAMES: [&str; 2] = ["left", "right"];
 
-/// Both participants of one kind.
+/// Both participants.
 pub enum Banks {
     Ledgers,
     Databases(PostgresServer),
+    Pair(Box<Pair>),
 }
 
 impl Banks {
@@ -22,8 +24,16 @@ impl Banks {
         Some(Self::Databases(PostgresServer::start(100, &NAMES)?))
     }
 
+    /// `PostgreSQL` and `MariaDB`, with their accounts; `None`, said aloud, where one is missing.
+    pub fn pair(accounts: usize, opening: i64) -> Option<Self> {
+        Some(Self::Pair(Box::new(Pair::start(accounts, opening)?)))
+    }
+
     /// Opens accounts `a0`, `a1`, … with a balance, and writes the configuration's sections.
     pub async fn open(&self, data: &Path, accounts: usize, opening: i64) -> String {
+        if let Self::Pair(pair) = self {
+            return pair.sections();
+        }
         let mut sections = String::new();
         for name in NAMES {
             let section = match self {
@@ -39,19 +49,24 @@ impl Banks {
                     );
                     server.sql(name, &sql);
                     server.sql(name, presume::participants::postgres::Postgres::init_statements());
-                    section(name, &server.url(name))
+                    section(name, "postgres", &server.url(name))
                 }
+                Self::Pair(_) => unreachable!("answered above"),
             };
             sections.push_str(&section);
         }
         sections
     }
 
-    /// Stops the databases as a power cut does, and runs them again.
-    pub fn cut_power(&mut self) {
-        if let Self::Databases(server) = self {
-            server.stop();
-            server.run();
+    /// Stops databases as a power cut does, and runs them again; of two servers one, in turns.
+    pub fn cut_power(&mut self, turn: usize) {
+        match self {
+            Self::Ledgers => {}
+            Self::Databases(server) => {
+                server.stop();
+                server.run();
+            }
+            Self::Pair(pair) => pair.cut_power(SIDES[turn % 2]),
         }
     }
 
@@ -75,25 +90,15 @@ impl Banks {
                 let sql = "SELECT balance FROM accounts ORDER BY substr(id, 2)::int";
                 server.sql(name, sql).lines().map(|line| line.parse().unwrap()).collect()
             }
+            Self::Pair(pair) => {
+                let side = if name == NAMES[0] { Side::Left } else { Side::Right };
+                assert_eq!(pair.prepared(side), "", "{name} is in doubt");
+                let balances = pair.balances(side);
+                assert_eq!(balances.len(), accounts);
+                balances
+            }
         }
     }
-}
-
-fn section(name: &str, url: &str) -> String {
-    format!(
-        "[participants.{name}]
-kind = \"postgres\"
-url = \"{url}\"
-listening_horizon_ms = 5000
-allow_unsafe = [\"fsync\"]
-[participants.{name}.operations.debit]
-sql = \"UPDATE accounts SET balance = balance - $amount WHERE id = $account AND balance >= $amount\"
-expect_rows = 1
-[participants.{name}.operations.credit]
-sql = \"UPDATE accounts SET balance = balance + $amount WHERE id = $account\"
-expect_rows = 1
-"
-    )
 }
 
 fn ledger_at(data: &Path, name: &str) -> Ledger {

@@ -5,14 +5,27 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 #![allow(clippy::disallowed_methods, reason = "a test of processes is a shell, too")]
 
+mod backpressure;
 mod bad_input;
 mod banks;
+mod cuts;
+mod doubts;
+mod endurance;
+mod failure_classes;
+mod house;
 mod kill;
 mod layers;
+mod load;
 mod mysql;
 mod mysql_server;
 mod mysql_traps;
+mod pair;
 mod postgres;
 mod postgres_server;
+mod postgres_traps;
+mod processes;
+mod proxy;
+mod resolution;
 mod retrain;
 mod server;
+mod stops;

@@ -10,6 +10,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::processes;
+
 /// Generous: the machine may be busy.
 const START_MAX: Duration = Duration::from_mins(1);
 const PROGRAMS: [&str; 3] = ["mariadb-install-db", "mariadbd", "mariadb"];
@@ -93,6 +95,20 @@ impl MysqlServer {
         let _ = child.wait();
     }
 
+    /// Stops its process, which answers nothing until [`Self::resume`].
+    pub fn pause(&self) {
+        processes::pause(self.child.as_ref().unwrap().id());
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        processes::resume(self.child.as_ref().unwrap().id());
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The URL of its database.
     pub fn url(&self) -> String {
         format!("mysql://presume:secret@127.0.0.1:{}/bank", self.port)
@@ -101,6 +117,11 @@ impl MysqlServer {
     /// Runs SQL in the database as an administrator; rows are lines, columns have tabs between.
     pub fn sql(&self, sql: &str) -> String {
         self.root(&format!("USE bank; {sql}"))
+    }
+
+    /// The same, where it may be refused.
+    pub fn try_sql(&self, sql: &str) -> bool {
+        self.client().args(["-e", sql]).output().unwrap().status.success()
     }
 
     /// A session that ran this SQL and stays.

@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use crate::postgres_server::PostgresServer;
 
-fn log() -> LogId {
+pub fn log() -> LogId {
     LogId(Uuid::from_u128(7))
 }
 
-fn gid(physical: u64) -> Gid {
+pub fn gid(physical: u64) -> Gid {
     Gid { log: log(), epoch: Epoch(1), physical: PhysicalId(physical), branch: BranchIndex(0) }
 }
 
@@ -41,7 +41,7 @@ fn operations() -> BTreeMap<presume::txn::OperationName, OperationSql> {
     ])
 }
 
-fn operation(name: &str, params: serde_json::Value) -> Operation {
+pub fn operation(name: &str, params: serde_json::Value) -> Operation {
     Operation {
         participant: "bank".parse().unwrap(),
         operation: name.parse().unwrap(),
@@ -49,22 +49,22 @@ fn operation(name: &str, params: serde_json::Value) -> Operation {
     }
 }
 
-fn debit(account: &str, amount: i64) -> Operation {
+pub fn debit(account: &str, amount: i64) -> Operation {
     operation("debit", json!({"account": account, "amount": amount}))
 }
 
-fn credit(account: &str, amount: i64) -> Operation {
+pub fn credit(account: &str, amount: i64) -> Operation {
     operation("credit", json!({"account": account, "amount": amount}))
 }
 
-struct Bank {
-    server: PostgresServer,
-    postgres: Postgres,
+pub struct Bank {
+    pub server: PostgresServer,
+    pub postgres: Postgres,
 }
 
 impl Bank {
     /// Accounts `a` and `b` with 100 each, claimed at epoch 1; `None` without a server.
-    async fn open() -> Option<Self> {
+    pub async fn open() -> Option<Self> {
         let server = PostgresServer::start(8, &["bank"])?;
         server.sql(
             "bank",
@@ -78,7 +78,7 @@ impl Bank {
         Some(Self { server, postgres })
     }
 
-    fn client(server: &PostgresServer, change: impl FnOnce(&mut Options)) -> Postgres {
+    pub fn client(server: &PostgresServer, change: impl FnOnce(&mut Options)) -> Postgres {
         let mut options = Options::new(server.url("bank"), operations());
         options.connect_timeout = Duration::from_secs(3);
         options.listening_horizon = Duration::from_secs(2);
@@ -86,11 +86,11 @@ impl Bank {
         Postgres::new(options).unwrap()
     }
 
-    async fn prepare(&self, physical: u64, operations: &[Operation]) -> Vote {
+    pub async fn prepare(&self, physical: u64, operations: &[Operation]) -> Vote {
         self.postgres.prepare(gid(physical), operations).await
     }
 
-    fn balance(&self, account: &str) -> i64 {
+    pub fn balance(&self, account: &str) -> i64 {
         let sql = format!("SELECT balance FROM accounts WHERE id = '{account}'");
         self.server.sql("bank", &sql).parse().unwrap()
     }
@@ -101,12 +101,12 @@ impl Bank {
         self.server.sql("bank", sql)
     }
 
-    async fn assert_nothing_prepared(&self) {
+    pub async fn assert_nothing_prepared(&self) {
         assert_eq!(self.postgres.list_prepared().await.unwrap().branches, []);
     }
 }
 
-fn code(vote: &Vote) -> String {
+pub fn code(vote: &Vote) -> String {
     match vote {
         Vote::Yes => "yes".to_owned(),
         Vote::ReadOnly => "read-only".to_owned(),

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::processes;
+
 /// Generous: the machine may be busy.
 const START_MAX: Duration = Duration::from_mins(1);
 
@@ -97,6 +99,7 @@ impl PostgresServer {
     /// Stops at once, as a power cut does: open transactions are lost, prepared ones are not.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
+        processes::resume(child.id());
         let stopped = as_user(&self.bin.join("pg_ctl"))
             .args(["-m", "immediate", "-w", "stop", "-D"])
             .arg(self.dir.path().join("data"))
@@ -107,6 +110,20 @@ impl PostgresServer {
             let _ = child.kill();
         }
         let _ = child.wait();
+    }
+
+    /// Stops its processes, which answer nothing until [`Self::resume`].
+    pub fn pause(&self) {
+        processes::pause(self.child.as_ref().unwrap().id());
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        processes::resume(self.child.as_ref().unwrap().id());
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// A URL of one of its databases.

@@ -45,6 +45,39 @@ impl Served {
         }
     }
 
+    /// Runs it where it must refuse to start: what it said.
+    pub fn refused(data: &Path) -> String {
+        let said = data.join("refused.log");
+        let mut child = command()
+            .arg("serve")
+            .args(["--address", "127.0.0.1:0", "--data-dir"])
+            .arg(data.join("data"))
+            .current_dir(data)
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(std::fs::File::create(&said).unwrap()))
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if started.elapsed() > START_MAX {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("it does not refuse: {}", std::fs::read_to_string(said).unwrap());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let said = std::fs::read_to_string(said).unwrap();
+        assert!(!status.success(), "it started, and stopped by itself: {said}");
+        said
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL: as a power cut, but for what the kernel has already taken.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -24,7 +24,9 @@
 //! back. Two processes cannot claim one epoch.
 //!
 //! Calls run in tasks of their own: a caller that gives up leaves no session in the middle of
-//! something. This module decides nothing about transactions, and retries nothing.
+//! something. No caller waits for ever: an answer that does not come while its connection lives is
+//! unknown after a bound, and its session stays with the call until the connection ends. This
+//! module decides nothing about transactions, and retries nothing.
 
 mod branch;
 mod check;
@@ -227,13 +229,24 @@ fn parameters(
     statement.parameters.iter().zip(types).map(one).collect()
 }
 
-/// Runs a call to its end, whatever becomes of its caller.
-fn whole<T: Send + 'static>(
-    call: impl Future<Output = T> + Send + 'static,
-    lost: fn(String) -> T,
-) -> BoxFuture<'static, T> {
-    let task = tokio::spawn(call);
-    Box::pin(async move { task.await.unwrap_or_else(|error| lost(error.to_string())) })
+impl Inner {
+    /// Runs a call to its end, whatever becomes of its caller, who hears that it is lost if it
+    /// takes longer than any that the server carries out and answers.
+    fn whole<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+        lost: fn(String) -> T,
+    ) -> BoxFuture<'static, T> {
+        // Once each for a place and for a session, once each for a lock and for the rest.
+        let bound = (self.options.connect_timeout + self.options.listening_horizon) * 2;
+        let task = tokio::spawn(call);
+        Box::pin(async move {
+            match tokio::time::timeout(bound, task).await {
+                Ok(ended) => ended.unwrap_or_else(|error| lost(error.to_string())),
+                Err(_) => lost(format!("no answer within {bound:?}")),
+            }
+        })
+    }
 }
 
 impl Participant for Postgres {
@@ -248,9 +261,9 @@ impl Participant for Postgres {
     fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {
         match self.0.claimed() {
             Ok(claimed) => match self.0.bind(&claimed, operations) {
-                Ok(bound) => {
-                    whole(branch::prepare(self.0.clone(), claimed, gid, bound), Vote::Unknown)
-                }
+                Ok(bound) => self
+                    .0
+                    .whole(branch::prepare(self.0.clone(), claimed, gid, bound), Vote::Unknown),
                 Err(declined) => Box::pin(async { Vote::No(declined) }),
             },
             Err(detail) => Box::pin(async { Vote::No(unavailable(detail)) }),
@@ -264,7 +277,9 @@ impl Participant for Postgres {
     ) -> BoxFuture<'a, Vote> {
         match self.0.claimed() {
             Ok(claimed) => match self.0.bind(&claimed, operations) {
-                Ok(bound) => whole(branch::commit_one_phase(claimed, gid, bound), Vote::Unknown),
+                Ok(bound) => {
+                    self.0.whole(branch::commit_one_phase(claimed, gid, bound), Vote::Unknown)
+                }
                 Err(declined) => Box::pin(async { Vote::No(declined) }),
             },
             Err(detail) => Box::pin(async { Vote::No(unavailable(detail)) }),
@@ -272,23 +287,25 @@ impl Participant for Postgres {
     }
 
     fn commit(&self, gid: Gid) -> BoxFuture<'_, Ack> {
-        whole(settle::commit(self.0.clone(), gid), Ack::Unknown)
+        self.0.whole(settle::commit(self.0.clone(), gid), Ack::Unknown)
     }
 
     fn abort(&self, gid: Gid) -> BoxFuture<'_, Ack> {
-        whole(settle::abort(self.0.clone(), gid), Ack::Unknown)
+        self.0.whole(settle::abort(self.0.clone(), gid), Ack::Unknown)
     }
 
     fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry> {
-        whole(settle::inquire(self.0.clone(), gid), Inquiry::Unknown)
+        self.0.whole(settle::inquire(self.0.clone(), gid), Inquiry::Unknown)
     }
 
     fn prune(&self, ended: EndedBelow) -> BoxFuture<'_, Result<u64, String>> {
-        Box::pin(self.0.prune(ended))
+        let inner = self.0.clone();
+        self.0.whole(async move { inner.prune(ended).await }, Err)
     }
 
     fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
-        Box::pin(self.0.list_prepared())
+        let inner = self.0.clone();
+        self.0.whole(async move { inner.list_prepared().await }, Err)
     }
 }
 

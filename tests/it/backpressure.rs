@@ -1,0 +1,58 @@
+//! A participant that votes and hears no decision fills a bounded backlog; then others hear of it.
+
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+
+use crate::house::{ACCOUNTS, House, OPENING, across};
+use crate::pair::Side;
+
+const UNFINISHED_MAX: u64 = 24;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_phase_two_is_bounded_and_refuses_with_retry_after_until_it_is_gone() {
+    let limits = format!("in_flight_max = 16\nunfinished_max = {UNFINISHED_MAX}");
+    let Some(house) = House::open(&limits).await else { return };
+    let left = house.proxy(Side::Left);
+    left.bar(Some("COMMIT PREPARED"));
+
+    // Each client asks for another transfer as soon as it has heard of the one before.
+    let (next, refused, committed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicI64::new(0));
+    let one = async |_: usize| {
+        while refused.load(Ordering::SeqCst) < 500 || house.unfinished().await < UNFINISHED_MAX {
+            let n = next.fetch_add(1, Ordering::SeqCst);
+            let transfer = across(&format!("t{n}"), n % ACCOUNTS, 1);
+            let (status, again, body) = house.submit(&transfer).await;
+            match status {
+                // The row may be one that a transfer before it still holds.
+                200 if body["outcome"] == "aborted" => {}
+                200 => {
+                    assert_eq!(body["outcome"], "committed", "{body}");
+                    committed.fetch_add(1, Ordering::SeqCst);
+                }
+                429 => {
+                    assert!(again, "{body}");
+                    refused.fetch_add(1, Ordering::SeqCst);
+                }
+                _ => panic!("{status}: {body}"),
+            }
+        }
+    };
+    futures_util::future::join_all((0..32).map(one)).await;
+
+    // It is full now: nothing is let in to wait, and no more is remembered than the limit says.
+    for n in 0..100 {
+        let (status, again, body) = house.submit(&across(&format!("full{n}"), n, 1)).await;
+        assert_eq!((status, again), (429, true), "{body}");
+        let detail = body["detail"].as_str().unwrap();
+        assert!(detail.contains(&UNFINISHED_MAX.to_string()), "{detail}");
+        assert_eq!(house.unfinished().await, UNFINISHED_MAX);
+    }
+
+    left.bar(None);
+    house.settled("once it hears").await;
+    assert_eq!(house.answer(&across("after", 50, 1)).await["outcome"], "committed");
+    house.settled("as before").await;
+    let sum = |side: Side| house.pair.balances(side).iter().sum::<i64>();
+    let opened = OPENING * i64::try_from(ACCOUNTS).unwrap();
+    let moved = committed.load(Ordering::SeqCst) + 1;
+    assert_eq!((sum(Side::Left), sum(Side::Right)), (opened - moved, opened + moved));
+}
