@@ -56,6 +56,9 @@ use folder::Folder;
 use queue::{Reply, Shared};
 use reader::Reader;
 
+/// What a keyspace gathers in memory before it becomes a file. The database's default, 64 MiB, is for
+/// one keyspace; a coordinator has dozens.
+const MEMTABLE_BYTES_MAX: u64 = 8 << 20;
 /// The keyspace of the writer's own records: next sequences and flush markers.
 const WRITER_KEYSPACE: &str = "writer";
 
@@ -288,7 +291,9 @@ fn open_keyspaces(database: &Database, options: &Options) -> Result<Vec<fjall::K
     names
         .map(|name| {
             database
-                .keyspace(name, KeyspaceCreateOptions::default)
+                .keyspace(name, || {
+                    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX)
+                })
                 .map_err(|error| error::from_fjall(Path::new(name), "open keyspace", error))
         })
         .collect()
