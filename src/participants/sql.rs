@@ -83,11 +83,16 @@ impl Statement {
         match given.keys().find(|name| !self.parameters.contains(name)) {
             None => Ok(()),
             Some(unknown) => {
-                let known: BTreeSet<&str> = self.parameters.iter().map(String::as_str).collect();
-                let known = known.into_iter().collect::<Vec<_>>().join(", ");
+                let known = self.names();
                 Err(format!("parameter {unknown:?} is unknown; known are {known}"))
             }
         }
+    }
+
+    /// Its parameters, each once.
+    pub(super) fn names(&self) -> String {
+        let names: BTreeSet<&str> = self.parameters.iter().map(String::as_str).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
     }
 }
 

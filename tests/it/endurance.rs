@@ -17,8 +17,8 @@ const ACCOUNTS: usize = 1_000;
 const OPENING: i64 = 1_000_000_000;
 const SAMPLES: usize = 16;
 /// What memory may grow from the second quarter to the last, in KiB: each store gathers what it
-/// wrote in tables in memory, up to 64 MiB a keyspace by its default, before it makes files of them.
-const GROWTH_KIB_MAX: u64 = 128 * 1024;
+/// wrote in tables in memory, up to 8 MiB a keyspace, before it makes files of them.
+const GROWTH_KIB_MAX: u64 = 96 * 1024;
 /// What may be open beside the connections of the clients.
 const DESCRIPTORS_MAX: usize = 200;
 

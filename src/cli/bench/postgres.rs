@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use comfy_table::Table;
@@ -17,6 +17,7 @@ use presume::participants::postgres::{Options, Postgres};
 use presume::participants::{OperationSql, Participant};
 use presume::txn::{OperationName, ParticipantName};
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls, Statement};
 
 use super::commit::{ACCOUNTS, Args, PARTICIPANTS, Run, closed_loop, coordinate};

@@ -134,7 +134,7 @@ pub(super) async fn operations(
     let outside = session.rows(schema::NOT_TRANSACTIONAL).await?;
     let mut findings = Vec::new();
     for (name, statement) in statements {
-        let parameters = statement.parameters.join(", ");
+        let parameters = statement.names();
         let finding = match session.try_statement(&statement.sql).await {
             Ok(()) => Finding::new("operation", true, format!("{name}({parameters})"), ""),
             Err(error) => {
