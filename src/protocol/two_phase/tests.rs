@@ -4,6 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::txn::Declined;
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
