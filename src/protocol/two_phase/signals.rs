@@ -1,6 +1,8 @@
 //! What goes into the engine and what comes out of it.
 
-use crate::txn::{Ack, BranchIndex, Decision, Declined, Inquiry, Vote};
+use std::time::Duration;
+
+use crate::txn::{Ack, BranchIndex, Claim, Decision, Declined, Inquiry, Vote};
 
 /// What happens to a transaction. Times are since the transaction started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,10 @@ pub enum Input {
     Tick,
     /// Stop if nothing is decided yet.
     Cancel,
+    /// Do not wait any longer before this branch is asked again. The backoff goes on as it was.
+    RetryNow(BranchIndex),
+    /// An operator states, durably, how this branch ended: it is asked no more.
+    Resolved(BranchIndex, Claim),
 }
 
 /// What the driver must do, in order.
@@ -82,4 +88,32 @@ pub enum BranchState {
     Acked,
     /// Ended against the decision.
     Heuristic,
+}
+
+/// Where a transaction stands, as seen from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// In its first phase: nothing is decided, and it may still be cancelled.
+    Working,
+    /// A one-phase commit whose reply was lost or late is inquired about.
+    Inquiring,
+    /// The decision is being made durable.
+    Deciding(Decision),
+    /// The decision is durable; branches are told.
+    Completing(Decision),
+    /// Every branch was told.
+    Done,
+    /// The decision may be durable or not: left to recovery.
+    InDoubt,
+}
+
+/// How far a branch is, and when it is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BranchView {
+    /// Its state.
+    pub state: BranchState,
+    /// Calls of phase two, or inquiries, that got no usable answer.
+    pub attempts: u32,
+    /// When it is asked again, since the start; `None` if an answer is awaited or none is needed.
+    pub retry_at: Option<Duration>,
 }
