@@ -277,6 +277,10 @@ impl Participant for Postgres {
     fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
         Box::pin(self.0.list_prepared())
     }
+
+    fn inspection(&self, gid: Gid) -> Option<String> {
+        Some(format!("SELECT * FROM pg_prepared_xacts WHERE gid = '{gid}'"))
+    }
 }
 
 /// Nothing was sent, so nothing is prepared.
