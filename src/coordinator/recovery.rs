@@ -51,8 +51,7 @@ pub enum RecoveryError {
     /// A branch in doubt names a participant that the configuration lost.
     #[error(
         "transaction {physical} of epoch {epoch} is in doubt at participant {participant}, which \
-         is not configured: put it back, or if it is lost for good say how it ended \
-         (`presume txn list --in-doubt --offline`)"
+         is not configured: put it back"
     )]
     MissingParticipant {
         /// The physical execution.
@@ -65,8 +64,7 @@ pub enum RecoveryError {
     /// A participant's name now points at another server.
     #[error(
         "participant {participant} was {recorded} when transaction {physical} of epoch {epoch} \
-         was decided, and is {found} now: point it back, or if it is lost for good say how it \
-         ended (`presume txn list --in-doubt --offline`)"
+         was decided, and is {found} now: point it back"
     )]
     OtherServer {
         /// The participant.

@@ -410,6 +410,7 @@ fn secs(duration: Duration) -> u64 {
     (duration.as_secs_f64().round()) as u64
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference to the field")]
 fn rounded<S: Serializer>(seconds: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64((seconds * 1e3).round() / 1e3)
 }
