@@ -70,7 +70,7 @@ pub const KEYS: &[Key] = &[
     key(
         "coordinator",
         "prepared_age_alert_ms",
-        "How long a branch may stay prepared before it is logged as an error.",
+        "How long a branch may stay prepared, or a transaction unresolved, before an error says so.",
     ),
     key("coordinator", "retry_ms_first", "First wait before a call of phase two is repeated."),
     key("coordinator", "retry_ms_max", "Longest wait before a call of phase two is repeated."),

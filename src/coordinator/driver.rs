@@ -12,7 +12,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::answer::{Answer, SubmitError, Wait};
+use super::operator::Held;
 use super::record::{Draft, LegTrace, explain, timings};
+use super::trace::{Subject, Trace};
 use super::{Branch, Inner};
 use crate::decision_log::{
     Announced, AnswerRecord, DecisionRecord, Intent, OutcomeLeg, OutcomeRow, RecordedBranch,
@@ -45,6 +47,8 @@ pub(super) struct Run {
     pub(super) announced: Option<Announced>,
     /// To the participants, by branch.
     pub(super) branches_announced: Vec<Option<Announced>>,
+    /// What an operator stated of a one-phase commit.
+    pub(super) forced: Option<Reason>,
 }
 
 /// What was made durable, waiting to be told.
@@ -58,7 +62,8 @@ type Calls = FuturesUnordered<BoxFuture<'static, Input>>;
 impl Run {
     /// Runs it to its end: every branch told, or the log broken.
     pub(super) async fn carry_out(mut self) {
-        let physical = self.inner.begin_physical();
+        let trace = self.begin_trace();
+        let physical = trace.physical;
         let timeouts: Vec<_> = self.draft.plan.branches.iter().map(|b| b.prepare_timeout).collect();
         let backoff = self.inner.options.backoff();
         let mut engine = TwoPhase::new(&timeouts, backoff, physical.0);
@@ -68,7 +73,7 @@ impl Run {
         let mut prepared_at = Duration::ZERO;
         let inner = self.inner.clone();
         let mut cancelled = false;
-        engine.step(self.started.elapsed(), Input::Start, &mut actions);
+        trace.step(&mut engine, self.started.elapsed(), Input::Start, &mut actions);
         loop {
             for action in std::mem::take(&mut actions) {
                 if let Action::PersistDecision(decision) = action {
@@ -91,6 +96,17 @@ impl Run {
                 biased;
                 Some(input) = calls.next(), if !calls.is_empty() => input,
                 () = at(deadline) => Input::Tick,
+                order = trace.next_order() => {
+                    let answer = outcomes.as_mut().map(|made| &mut made.answer);
+                    let held = Held {
+                        answer: answer.map(|answer| (answer, self.request_hash.as_str())),
+                        forced: &mut self.forced,
+                    };
+                    match inner.obey(order, &trace, &engine, held).await {
+                        Some(input) => input,
+                        None => continue,
+                    }
+                }
                 () = inner.stop.until(|stop| *stop), if !cancelled => {
                     cancelled = true;
                     Input::Cancel
@@ -98,8 +114,9 @@ impl Run {
             };
             let elapsed = self.started.elapsed();
             self.observe(&input, elapsed);
-            engine.step(elapsed, input, &mut actions);
+            trace.step(&mut engine, elapsed, input, &mut actions);
         }
+        trace.close();
         if let (Wait::Applied, Some(reply), Some(made)) = (self.wait, self.reply.take(), outcomes) {
             // The client may have gone; the answer is durable for when it asks again.
             let _ = reply.send(Ok(made.answer));
@@ -224,9 +241,10 @@ impl Run {
             }
         };
         let row = self.draft.row(outcome, failure, &reasons, &self.legs, at);
+        reasons.extend(self.forced.clone());
         let answer = Answer {
             id: self.draft.transaction.id.clone(),
-            outcome,
+            outcome: if self.forced.is_some() { Outcome::Heuristic } else { outcome },
             reasons,
             protocol: Some(self.draft.plan.protocol),
             participants: participants.clone(),
@@ -385,15 +403,21 @@ impl Run {
     }
 }
 
-impl Inner {
+impl Run {
     /// The next execution, known to run before anything of it can be seen.
-    fn begin_physical(&self) -> PhysicalId {
-        let mut running = self.running.lock().expect("no panic while held");
-        let physical = self.log.next_physical();
-        running.begin(physical);
-        physical
+    fn begin_trace(&self) -> Arc<Trace> {
+        let inner = &self.inner;
+        let id = self.draft.transaction.id.clone();
+        let subject = Subject::Live { id, branches: self.branches.clone() };
+        let mut running = inner.running.lock().expect("no panic while held");
+        let execution = (inner.log.epoch(), inner.log.next_physical());
+        let trace = Trace::new(execution, subject, self.started, Duration::ZERO);
+        running.begin(trace.clone());
+        trace
     }
+}
 
+impl Inner {
     fn gid(&self, physical: PhysicalId, branch: BranchIndex) -> Gid {
         Gid { log: self.log.log_id(), epoch: self.log.epoch(), physical, branch }
     }
@@ -421,7 +445,7 @@ impl Inner {
     }
 }
 
-async fn at(deadline: Option<Instant>) {
+pub(super) async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -1,22 +1,26 @@
 //! The configured participants: who can be asked, who is drained, and who stands prepared where.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::gauges::Gauge;
+use super::trace::Trace;
 use super::watched::Watched;
 use crate::decision_log::RecordedBranch;
 use crate::participants::Participant;
-use crate::txn::{ParticipantName, PhysicalId};
+use crate::txn::{ParticipantName, PhysicalId, TxnId};
 
 /// A configured participant with its live counters.
 pub(super) struct Member {
     pub(super) participant: Arc<dyn Participant>,
     pub(super) gauge: Arc<Gauge>,
+    /// Told when it is to be asked at once, if it is away.
+    pub(super) hurry: Arc<Notify>,
     standing: Watched<Standing>,
     drained: AtomicBool,
     prepared: Mutex<PreparedSeen>,
@@ -34,8 +38,15 @@ pub(super) enum Standing {
 /// What the last scan found prepared there, and since when each is known.
 #[derive(Debug, Default)]
 struct PreparedSeen {
-    since: BTreeMap<String, Instant>,
+    since: BTreeMap<String, Sight>,
     foreign: Vec<String>,
+}
+
+/// When a branch was first seen, and whether somebody was told that it is old.
+#[derive(Debug, Clone, Copy)]
+struct Sight {
+    first: Instant,
+    told: bool,
 }
 
 /// A participant as operators see it.
@@ -65,6 +76,7 @@ impl Member {
         Self {
             participant,
             gauge: Arc::default(),
+            hurry: Arc::default(),
             standing: Watched::new(Standing::Away { detail }),
             drained: AtomicBool::new(false),
             prepared: Mutex::default(),
@@ -102,7 +114,7 @@ impl Member {
         self.drained.store(drained, Ordering::Relaxed);
     }
 
-    /// Takes in what a scan found; answers those of ours that are older than `age_max`.
+    /// Takes in what a scan found; answers, once, those of ours that are older than `age_max`.
     pub(super) fn saw(
         &self,
         ours: &[String],
@@ -114,13 +126,14 @@ impl Member {
         let known: HashSet<&String> = ours.iter().collect();
         seen.since.retain(|gid, _| known.contains(gid));
         for gid in ours {
-            seen.since.entry(gid.clone()).or_insert(now);
+            seen.since.entry(gid.clone()).or_insert(Sight { first: now, told: false });
         }
         seen.foreign = foreign;
-        let old = |(gid, since): (&String, &Instant)| {
-            (now.duration_since(*since) > age_max).then(|| gid.clone())
+        let old = |(gid, sight): (&String, &mut Sight)| {
+            let old = now.duration_since(sight.first) > age_max;
+            (old && !std::mem::replace(&mut sight.told, true)).then(|| gid.clone())
         };
-        seen.since.iter().filter_map(old).collect()
+        seen.since.iter_mut().filter_map(old).collect()
     }
 
     pub(super) fn foreign(&self) -> Vec<String> {
@@ -134,7 +147,8 @@ impl Member {
             Standing::Away { detail } => (None, Some(detail)),
         };
         let seen = self.prepared.lock().expect("no panic while held");
-        let age = |(gid, since): (&String, &Instant)| (gid.clone(), since.elapsed().as_secs_f64());
+        let age =
+            |(gid, sight): (&String, &Sight)| (gid.clone(), sight.first.elapsed().as_secs_f64());
         ParticipantStatus {
             name: name.clone(),
             identity,
@@ -149,31 +163,49 @@ impl Member {
 }
 
 /// The physical executions that run, so that a scan can tell an orphan from a branch at work.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Running {
-    physicals: HashSet<PhysicalId>,
+    physicals: HashMap<PhysicalId, Arc<Trace>>,
+    ids: HashMap<TxnId, PhysicalId>,
     highest: PhysicalId,
 }
 
 impl Running {
-    pub(super) fn begin(&mut self, physical: PhysicalId) {
-        self.physicals.insert(physical);
+    pub(super) fn begin(&mut self, trace: Arc<Trace>) {
+        let physical = trace.physical;
+        for id in trace.members() {
+            self.ids.insert(id.clone(), physical);
+        }
+        self.physicals.insert(physical, trace);
         self.highest = self.highest.max(physical);
     }
 
     pub(super) fn end(&mut self, physical: PhysicalId) {
-        self.physicals.remove(&physical);
+        let Some(trace) = self.physicals.remove(&physical) else { return };
+        for id in trace.members() {
+            self.ids.remove(id);
+        }
+    }
+
+    /// The execution of a transaction.
+    pub(super) fn of(&self, id: &TxnId) -> Option<Arc<Trace>> {
+        self.physicals.get(self.ids.get(id)?).cloned()
+    }
+
+    /// Every execution that runs.
+    pub(super) fn traces(&self) -> Vec<Arc<Trace>> {
+        self.physicals.values().cloned().collect()
     }
 
     /// The lowest execution that runs, or would be the next.
     pub(super) fn lowest(&self) -> PhysicalId {
-        let running = self.physicals.iter().min().copied();
+        let running = self.physicals.keys().min().copied();
         running.unwrap_or(PhysicalId(self.highest.0 + 1))
     }
 
     /// What had ended by now, whatever is begun later.
     pub(super) fn ended(&self) -> Ended {
-        Ended { running: self.physicals.clone(), highest: self.highest }
+        Ended { running: self.physicals.keys().copied().collect(), highest: self.highest }
     }
 }
 

@@ -10,12 +10,17 @@ mod driver;
 mod gauges;
 mod in_flight;
 mod members;
+mod operator;
 mod options;
 mod record;
 mod recovery;
 mod scan;
+mod settle;
 mod startup;
 mod status;
+mod stopped;
+mod trace;
+mod unresolved;
 mod watched;
 
 #[cfg(test)]
@@ -32,20 +37,26 @@ use tokio::time::Instant;
 pub use answer::{Answer, Insights, Predicted, Submission, SubmitError, Timings, Wait};
 pub use clock::{Clock, SystemClock};
 pub use members::ParticipantStatus;
+pub use operator::{ResolveError, RetryScope, Statement, Woken};
 pub use options::Options;
 pub use recovery::RecoveryError;
 pub use startup::StartError;
 pub use status::Status;
+pub use stopped::Stopped;
+pub use unresolved::{
+    BranchProgress, Doubts, LeftAlone, Origin, Page, Progress, Query, Unresolved, UnresolvedBranch,
+    Wanted,
+};
 
-use crate::decision_log::{AnswerRecord, Decisions};
+use crate::decision_log::{AnswerRecord, Decisions, ResolutionRecord};
 use crate::features::{self, Event, LegContext};
 use crate::models::serving::Serving;
 use crate::mutation::{Mutation, on};
 use crate::participants::Participant;
 use crate::policy::Policy;
 use crate::txn::{
-    Admission, Epoch, Mode, Operation, Outcome, ParticipantName, Payment, PhysicalId, Plan,
-    Prediction, Timestamp, Transaction, TxnId,
+    Admission, BranchIndex, Epoch, Mode, Operation, Outcome, ParticipantName, Payment, PhysicalId,
+    Plan, Prediction, Timestamp, Transaction, TxnId,
 };
 use driver::{Reply, Run};
 use gauges::Gauge;
@@ -53,6 +64,7 @@ use in_flight::{Conflict, InFlight};
 use members::{Member, Running, Standing};
 use record::{Draft, LegTrace, insights, timings};
 use status::Counters;
+use trace::Recoveries;
 use watched::Watched;
 
 /// What a coordinator is made of.
@@ -90,6 +102,10 @@ struct Inner {
     /// Commits that an earlier run decided, and this one carries out: never orphans, not even in a
     /// list that was made before they ended and is read after.
     recovered: HashSet<(Epoch, PhysicalId)>,
+    /// What recovery and the scan are at, and what operators ever stated of a branch: few, since a
+    /// person makes each.
+    recoveries: Recoveries,
+    resolutions: Mutex<BTreeMap<(Epoch, PhysicalId, BranchIndex), ResolutionRecord>>,
     /// What an earlier run left and recovery has not settled yet.
     unsettled: AtomicUsize,
     counters: Counters,
@@ -366,6 +382,7 @@ impl Inner {
             started,
             predicted,
             reply: Some(reply),
+            forced: None,
             inner: self,
         };
         match run.draft.plan.admission {

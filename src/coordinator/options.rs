@@ -19,7 +19,8 @@ pub struct Options {
     pub claim_timeout_ms: u64,
     /// How often every participant is asked for its prepared branches, in milliseconds.
     pub scan_interval_ms: u64,
-    /// How long a branch may stay prepared before an operator hears of it, in milliseconds.
+    /// How long a branch may stay prepared, or a transaction unresolved, before an operator hears
+    /// of it, once, in milliseconds.
     pub prepared_age_alert_ms: u64,
     /// First wait before a call of phase two is repeated, in milliseconds.
     pub retry_ms_first: u64,

@@ -7,7 +7,7 @@
 //!
 //! A participant that cannot be asked stops nothing: what concerns it waits until it can.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::decision_log::{DecisionRecord, Intent, RecordedBranch, Recovered};
@@ -29,7 +29,7 @@ pub(super) struct Steps {
     /// Decisions to carry out everywhere.
     pub(super) commits: Vec<DecisionRecord>,
     /// Prepared branches without a decision.
-    pub(super) aborts: Vec<(ParticipantName, Gid)>,
+    pub(super) aborts: Vec<(Gid, RecordedBranch)>,
     /// One-phase commits to inquire.
     pub(super) inquiries: Vec<Intent>,
 }
@@ -91,9 +91,14 @@ pub(super) fn plan(
 ) -> Result<Steps, RecoveryError> {
     let mut steps = Steps::default();
     let mut decided = HashSet::new();
+    // What operators have ended needs no server any more, and is theirs if it comes back.
+    let resolved = recovered.resolutions.iter();
+    let resolved: HashMap<_, _> = resolved.map(|r| (r.key(), r.is_of_commit())).collect();
     for record in recovered.decisions {
-        for branch in &record.branches {
-            check(branch, record.epoch, record.physical.0, names, surveys)?;
+        for (index, branch) in (0..).map(BranchIndex).zip(&record.branches) {
+            if !resolved.contains_key(&(record.epoch, record.physical, index)) {
+                check(branch, record.epoch, record.physical.0, names, surveys)?;
+            }
         }
         if record.decision == Decision::Commit && !on(Mutation::RecoveryIgnoresDecisions) {
             decided.insert((record.epoch, record.physical));
@@ -101,7 +106,9 @@ pub(super) fn plan(
         }
     }
     for intent in recovered.intents {
-        check(&intent.branch, intent.epoch, intent.physical.0, names, surveys)?;
+        if !resolved.contains_key(&(intent.epoch, intent.physical, BranchIndex(0))) {
+            check(&intent.branch, intent.epoch, intent.physical.0, names, surveys)?;
+        }
         decided.insert((intent.epoch, intent.physical));
         if on(Mutation::RecoveryIgnoresIntents) {
             continue;
@@ -110,9 +117,15 @@ pub(super) fn plan(
     }
     for survey in surveys {
         let ended = |gid: &Gid| gid.epoch < epoch;
-        let decided = |gid: &Gid| decided.contains(&(gid.epoch, gid.physical));
+        let decided = |gid: &Gid| {
+            decided.contains(&(gid.epoch, gid.physical))
+                || resolved.get(&(gid.epoch, gid.physical, gid.branch)) == Some(&true)
+        };
         let sorted = sort(log, &survey.prepared, ended, decided);
-        let orphan = |gid| (survey.participant.clone(), gid);
+        let orphan = |gid| {
+            let (participant, identity) = (survey.participant.clone(), survey.identity.to_string());
+            (gid, RecordedBranch { participant, identity })
+        };
         steps.aborts.extend(sorted.orphans.into_iter().map(orphan));
     }
     Ok(steps)
@@ -229,20 +242,25 @@ mod tests {
         Survey { participant: name(participant), identity: "id".into(), prepared }
     }
 
+    fn decided() -> Recovered {
+        Recovered { decisions: vec![record(1, 1, "id")], ..Recovered::default() }
+    }
+
     fn names() -> [ParticipantName; 2] {
         [name("a"), name("b")]
     }
 
     #[test]
     fn logged_commits_commit_the_rest_aborts_and_foreigners_are_left_alone() {
-        let recovered = Recovered { decisions: vec![record(1, 1, "id")], intents: vec![] };
+        let recovered = decided();
         let surveys = [
             survey("a", vec![gid(1, 1, 1, 0), gid(1, 1, 2, 0), gid(9, 1, 1, 0)]),
             survey("b", vec![gid(1, 2, 1, 1)]),
         ];
         let steps = plan(log(1), Epoch(2), recovered, &names(), &surveys).unwrap();
         assert_eq!(steps.commits.len(), 1);
-        assert_eq!(steps.aborts, [(name("a"), gid(1, 1, 2, 0))]);
+        let aborts: Vec<_> = steps.aborts.iter().map(|(gid, b)| (&b.participant, *gid)).collect();
+        assert_eq!(aborts, [(&name("a"), gid(1, 1, 2, 0))]);
         let told = branches_to_commit(log(1), &steps.commits[0]);
         let told: Vec<_> = told.map(|(branch, gid)| (branch.participant.clone(), gid)).collect();
         assert_eq!(told, [(name("a"), gid(1, 1, 1, 0)), (name("b"), gid(1, 1, 1, 1))]);
@@ -262,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_lost_or_swapped_participant_stops_start_up_and_one_that_is_away_does_not() {
-        let recovered = || Recovered { decisions: vec![record(1, 1, "id")], intents: vec![] };
+        let recovered = decided;
         let here = [survey("a", vec![])];
         let lost = plan(log(1), Epoch(2), recovered(), &[name("a")], &here);
         assert!(matches!(lost, Err(RecoveryError::MissingParticipant { .. })));

@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::Inner;
 use super::members::{Member, Standing};
 use super::recovery::{self, Sorted, Survey};
-use super::startup::Verdict;
+use super::settle::Settling;
+use crate::decision_log::RecordedBranch;
 use crate::participants::{ClaimError, EndedBelow};
 use crate::protocol::Backoff;
 use crate::txn::{Gid, ParticipantName};
@@ -25,8 +26,15 @@ enum Asked {
 /// Asks a participant that is away, ever more rarely, until that is settled or the coordinator is
 /// gone.
 pub(super) async fn bring_in(coordinator: Weak<Inner>, name: ParticipantName, backoff: Backoff) {
+    let Some(hurry) = coordinator.upgrade().map(|inner| inner.participants[&name].hurry.clone())
+    else {
+        return;
+    };
     for attempt in 1.. {
-        tokio::time::sleep(backoff.wait(attempt, 0)).await;
+        tokio::select! {
+            () = tokio::time::sleep(backoff.wait(attempt, 0)) => {}
+            () = hurry.notified() => {}
+        }
         let Some(inner) = coordinator.upgrade() else { return };
         if let Asked::Settled = inner.ask_again(&name).await {
             return;
@@ -39,6 +47,7 @@ pub(super) async fn scan(coordinator: Weak<Inner>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         let Some(inner) = coordinator.upgrade() else { return };
+        inner.alert_the_old();
         for (name, member) in &inner.participants {
             if matches!(member.standing(), Standing::Ready { .. }) {
                 inner.scan_one(name, member).await;
@@ -75,7 +84,7 @@ impl Inner {
             Ok(survey) => {
                 tracing::info!(participant = %name, identity = %survey.identity, "is here");
                 let sorted = self.sort(&survey, |gid| gid.epoch < self.log.epoch());
-                self.take_in(name, sorted);
+                self.take_in(name, &survey.identity, sorted);
                 member.stand(Standing::Ready { identity: survey.identity });
                 Asked::Settled
             }
@@ -114,7 +123,7 @@ impl Inner {
         let ended =
             |gid: &Gid| gid.epoch < epoch || (gid.epoch == epoch && over.contains(gid.physical));
         let sorted = self.sort(&survey, ended);
-        self.take_in(name, sorted);
+        self.take_in(name, &survey.identity, sorted);
         self.prune(name, member).await;
     }
 
@@ -139,17 +148,20 @@ impl Inner {
         // What cannot be read may be a decision.
         let decided = |gid: &Gid| {
             self.recovered.contains(&(gid.epoch, gid.physical))
+                || self.is_left_to_operators(gid)
                 || !matches!(self.log.decision(gid.epoch, gid.physical), Ok(None))
         };
         recovery::sort(self.log.log_id(), &survey.prepared, ended, decided)
     }
 
-    fn take_in(self: &Arc<Self>, name: &ParticipantName, sorted: Sorted) {
+    fn take_in(self: &Arc<Self>, name: &ParticipantName, identity: &str, sorted: Sorted) {
         for gid in sorted.orphans {
+            let (participant, identity) = (name.clone(), identity.to_owned());
+            let branch = RecordedBranch { participant, identity };
+            // Bounded by the slots that a participant has: one at a time for each of them.
+            let Some(settling) = Settling::orphan(self, gid, branch) else { continue };
             tracing::warn!(participant = %name, %gid, "aborts a branch that nobody decided");
-            let (inner, name) = (self.clone(), name.clone());
-            // Bounded by the slots that a participant has; each ends with an acknowledgement.
-            tokio::spawn(async move { inner.tell(&name, gid, Verdict::Abort).await });
+            tokio::spawn(settling.carry_out());
         }
         let age_max = Duration::from_millis(self.options.prepared_age_alert_ms);
         for gid in self.participants[name].saw(&sorted.ours, sorted.foreign, age_max) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -40,6 +41,8 @@ pub struct Status {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     counts: Mutex<Counts>,
+    resolved: AtomicU64,
+    age_alerts: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +65,24 @@ impl Counters {
                 }
             }
         }
+    }
+
+    /// Counts a branch that an operator has ended.
+    pub(super) fn resolved(&self) {
+        self.resolved.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn resolved_count(&self) -> u64 {
+        self.resolved.load(Ordering::Relaxed)
+    }
+
+    /// Counts a transaction of which it was told that it is old.
+    pub(super) fn age_alert(&self) {
+        self.age_alerts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn age_alerts(&self) -> u64 {
+        self.age_alerts.load(Ordering::Relaxed)
     }
 
     pub(super) fn outcomes(&self) -> BTreeMap<Outcome, u64> {

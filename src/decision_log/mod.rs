@@ -1,7 +1,7 @@
 //! The durable truth: what was decided, what was answered, what happened.
 //!
 //! # What is stored
-//! One embedded store, six keyspaces, one writer thread:
+//! One embedded store, seven keyspaces, one writer thread:
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
@@ -11,24 +11,27 @@
 //! | `answers` | transaction id | [`AnswerRecord`]: request hash and the answer as given |
 //! | `outcomes` | sequence | [`OutcomeRow`], until sealed into Parquet |
 //! | `seals` | `open`, or last sequence | the range being sealed, or what a sealed range became |
+//! | `resolutions` | epoch, physical id, branch | [`ResolutionRecord`]: what an operator stated, kept for ever |
 //!
 //! # Invariants
 //! - No record of a decision means abort (presumed abort).
 //! - Answer, idempotency key, outcome row and commit decision go in one durable batch, before the
 //!   client hears anything.
 //! - Outcome rows are numbered in the order of their durability, without gaps.
+//! - What an operator states of a branch is durable before it takes effect.
 //! - A failed write poisons the log: it refuses everything until the process starts again.
 //!
 //! What a coordinator asks of it is the trait [`Decisions`]; [`DecisionLog`] is the embedded log.
 
 mod records;
+mod resolutions;
 mod seal;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,15 +48,19 @@ use crate::txn::{Epoch, LogId, PhysicalId, Timestamp, TxnId};
 pub use records::{
     AnswerRecord, DecisionRecord, Intent, OutcomeLeg, OutcomeRow, RecordedBranch, Recovered,
 };
+pub use resolutions::ResolutionRecord;
 pub use seal::{SealRange, SealedFile, SealedRange};
 
-const KEYSPACES: &[&str] = &["identity", "decisions", "intents", "answers", "outcomes", "seals"];
+// A store made before the last one was added gets it when it is opened.
+const KEYSPACES: &[&str] =
+    &["identity", "decisions", "intents", "answers", "outcomes", "seals", "resolutions"];
 const IDENTITY: Keyspace = Keyspace::at(0);
 const DECISIONS: Keyspace = Keyspace::at(1);
 const INTENTS: Keyspace = Keyspace::at(2);
 const ANSWERS: Keyspace = Keyspace::at(3);
 const OUTCOMES: Keyspace = Keyspace::at(4);
 const SEALS: Keyspace = Keyspace::at(5);
+const RESOLUTIONS: Keyspace = Keyspace::at(6);
 
 const EPOCH_KEY: &[u8] = b"epoch";
 const OVERTAKEN_KEY: &[u8] = b"overtaken";
@@ -82,6 +89,12 @@ pub enum Error {
     Overtaken {
         /// Which participant knew what.
         detail: String,
+    },
+    /// Give the folder of a coordinator that has run.
+    #[error("{} holds no decision log", folder.display())]
+    Missing {
+        /// The folder.
+        folder: PathBuf,
     },
 }
 
@@ -154,6 +167,17 @@ pub trait Decisions: Send + Sync {
     /// Replaces an answer: one in doubt that became final, or one found to be heuristic.
     fn update_answer(&self, answer: &AnswerRecord) -> BoxFuture<'static, Result<(), Error>>;
 
+    /// Makes durable what an operator states of a branch, and in the same batch the answers as
+    /// they are from now on.
+    fn record_resolution(
+        &self,
+        resolution: &ResolutionRecord,
+        answers: &[AnswerRecord],
+    ) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// Everything that operators stated, in the order of executions.
+    fn resolutions(&self) -> Result<Vec<ResolutionRecord>, Error>;
+
     /// What was answered, if anything durable was.
     fn answer(&self, id: &TxnId) -> Result<Option<AnswerRecord>, Error>;
 
@@ -184,6 +208,14 @@ struct Inner {
 impl DecisionLog {
     /// Opens or makes the log in a folder and starts its next epoch, durably.
     pub fn open(path: &Path, options: Options) -> Result<(Self, Recovered), Error> {
+        Self::open_at(path, options, |last| Epoch(last.0 + 1))
+    }
+
+    fn open_at(
+        path: &Path,
+        options: Options,
+        epoch: impl FnOnce(Epoch) -> Epoch,
+    ) -> Result<(Self, Recovered), Error> {
         let store_options = store::Options {
             queue_count_max: options.queue_count_max,
             lazy_flush_after: options.lazy_flush_after,
@@ -194,11 +226,12 @@ impl DecisionLog {
             let detail = String::from_utf8_lossy(&detail).into_owned();
             return Err(Error::Overtaken { detail });
         }
-        let epoch = next_epoch(&store)?;
+        let epoch = epoch(last_epoch(&store)?);
         let sealed_to = seal::last_sealed(&store)?;
         let recovered = Recovered {
             decisions: read_all(&store, DECISIONS)?,
             intents: read_all(&store, INTENTS)?,
+            resolutions: read_all(&store, RESOLUTIONS)?,
         };
         let mut batch = Batch::new();
         batch.put(IDENTITY, EPOCH_KEY.to_vec(), epoch.0.to_be_bytes().to_vec());
@@ -340,6 +373,18 @@ impl Decisions for DecisionLog {
         self.write(batch)
     }
 
+    fn record_resolution(
+        &self,
+        resolution: &ResolutionRecord,
+        answers: &[AnswerRecord],
+    ) -> BoxFuture<'static, Result<(), Error>> {
+        self.write_resolution(resolution, answers)
+    }
+
+    fn resolutions(&self) -> Result<Vec<ResolutionRecord>, Error> {
+        self.read_resolutions()
+    }
+
     fn answer(&self, id: &TxnId) -> Result<Option<AnswerRecord>, Error> {
         read(self.store(), ANSWERS, &answer_key(id))
     }
@@ -361,11 +406,11 @@ impl Decisions for DecisionLog {
     }
 }
 
-fn next_epoch(store: &Store) -> Result<Epoch, Error> {
-    let Some(value) = store.get(IDENTITY, EPOCH_KEY)? else { return Ok(Epoch(1)) };
+fn last_epoch(store: &Store) -> Result<Epoch, Error> {
+    let Some(value) = store.get(IDENTITY, EPOCH_KEY)? else { return Ok(Epoch(0)) };
     let bytes = <[u8; 8]>::try_from(value.as_slice());
     let last = bytes.map_err(|_| store.record_error(IDENTITY, EPOCH_KEY, "not 8 bytes"))?;
-    Ok(Epoch(u64::from_be_bytes(last) + 1))
+    Ok(Epoch(u64::from_be_bytes(last)))
 }
 
 fn execution_key(epoch: Epoch, physical: PhysicalId) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::ResolutionRecord;
 use crate::txn::{
     Decision, Epoch, LegRow, LegVote, Outcome, ParticipantName, PhysicalId, Plan, Prediction,
     Timestamp, TxnId,
@@ -164,6 +165,8 @@ pub struct Recovered {
     pub decisions: Vec<DecisionRecord>,
     /// One-phase commits whose outcome is not known.
     pub intents: Vec<Intent>,
+    /// Everything that operators ever stated of a branch.
+    pub resolutions: Vec<ResolutionRecord>,
 }
 
 /// JSON has no NaN. Infinities, which no feature should be, come back as NaN too.

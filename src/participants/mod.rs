@@ -111,6 +111,12 @@ pub trait Participant: Send + Sync {
         Box::pin(std::future::ready(Ok(0)))
     }
 
+    /// The statement by which a person looks there at a branch that may be prepared, if it
+    /// understands statements.
+    fn inspection(&self, _gid: Gid) -> Option<String> {
+        None
+    }
+
     /// Every prepared branch, also those of other coordinators.
     fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>>;
 }

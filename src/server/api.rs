@@ -12,7 +12,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -22,6 +22,7 @@ use crate::txn::{Outcome, ParticipantName, TxnId};
 
 use super::backend::{NotReady, Service};
 use super::metrics::Metrics;
+use super::operator;
 use super::options::Options;
 use super::problem::{Kind, PROBLEM, Problem, location};
 use super::request;
@@ -60,9 +61,10 @@ impl App {
 
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/v1/transactions", post(submit))
+        .route("/v1/transactions", post(submit).get(operator::list))
         .route("/v1/transactions:predict", post(predict))
-        .route("/v1/transactions/{id}", get(show))
+        .route("/v1/transactions:retry-now", post(operator::retry_many))
+        .route("/v1/transactions/{id}", get(show).post(operator::verb))
         .route("/v1/participants", get(participants))
         .route("/v1/participants/{verb}", post(participant))
         .route("/v1/ledgers/{ledger}/accounts/{account}", get(account))
@@ -110,9 +112,15 @@ async fn predict(State(app): Shared, request: Request) -> Result<Response, Probl
 async fn show(State(app): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = TxnId::new(&id).map_err(|error| Problem::new(Kind::NotFound, error.to_string()))?;
     match app.service.backend.answer(&id) {
-        Ok(Some(answer)) => Ok(answered(&answer)),
+        Ok(Some(answer)) => {
+            let body = operator::with_details(&app, &id, json!(answer));
+            Ok(shown(&answer, body))
+        }
         Ok(None) => Err(Problem::new(Kind::NotFound, format!("no transaction {id} is known"))),
-        Err(SubmitError::InFlight { .. }) => Ok(in_flight(&id)),
+        Err(SubmitError::InFlight { .. }) => {
+            let body = json!({"id": id, "status": "in_flight"});
+            Ok(in_flight_with(&id, operator::with_details(&app, &id, body)))
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -182,7 +190,8 @@ async fn metrics(State(app): Shared) -> Response {
     if app.draining.load(Ordering::Relaxed) {
         reading.not_ready = Some(NotReady::Draining);
     }
-    let text = app.metrics.render(&reading, &(app.service.stores)());
+    let doubts = app.service.backend.doubts();
+    let text = app.metrics.render(&reading, &doubts, &(app.service.stores)());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
@@ -215,17 +224,24 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
 }
 
 fn answered(answer: &Answer) -> Response {
+    shown(answer, json!(answer))
+}
+
+fn shown(answer: &Answer, body: Value) -> Response {
     if answer.outcome == Outcome::InDoubt {
         let headers = [(header::LOCATION, location(&answer.id)), retry_after()];
-        return (StatusCode::ACCEPTED, headers, Json(answer)).into_response();
+        return (StatusCode::ACCEPTED, headers, Json(body)).into_response();
     }
-    Json(answer).into_response()
+    Json(body).into_response()
 }
 
 fn in_flight(id: &TxnId) -> Response {
+    in_flight_with(id, json!({"id": id, "status": "in_flight"}))
+}
+
+fn in_flight_with(id: &TxnId, body: Value) -> Response {
     let headers = [(header::LOCATION, location(id)), retry_after()];
-    let body = Json(json!({"id": id, "status": "in_flight"}));
-    (StatusCode::ACCEPTED, headers, body).into_response()
+    (StatusCode::ACCEPTED, headers, Json(body)).into_response()
 }
 
 fn retry_after() -> (header::HeaderName, HeaderValue) {
@@ -247,7 +263,7 @@ async fn read(app: &App, request: Request) -> Result<Submission, Problem> {
 
 /// Only `application/json` in UTF-8, not compressed: a web page elsewhere cannot send that without
 /// asking first, and no small body grows large.
-fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     let refuse = |detail: String| Err(Problem::new(Kind::UnsupportedMediaType, detail));
     let given = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let given = String::from_utf8_lossy(given);
@@ -280,7 +296,11 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<TxnId>, Problem> {
     TxnId::new(text).map(Some).map_err(|error| bad(format!("Idempotency-Key: {error}")))
 }
 
-async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+pub(super) async fn read_body(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Bytes, Problem> {
     let limit = app.options.body_bytes_max;
     let too_large = || Problem::new(Kind::TooLarge, format!("the limit is {limit} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());

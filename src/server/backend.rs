@@ -9,7 +9,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::coordinator::{Answer, ParticipantStatus, Predicted, Submission, SubmitError};
+use crate::coordinator::{
+    Answer, Doubts, Page, ParticipantStatus, Predicted, Query, ResolveError, RetryScope, Statement,
+    Submission, SubmitError, Unresolved, Woken,
+};
+use crate::decision_log::ResolutionRecord;
 use crate::participants::BoxFuture;
 use crate::participants::ledger::Ledger;
 use crate::txn::{ParticipantName, TxnId};
@@ -34,6 +38,30 @@ pub trait Backend: Send + Sync + 'static {
     /// Keeps new transactions from a participant, or lets them come again; `false` if there is no
     /// such participant.
     fn drain(&self, name: &ParticipantName, drained: bool) -> bool;
+
+    /// What is not acknowledged everywhere, the oldest first.
+    fn unresolved(&self, query: &Query) -> Page;
+
+    /// One transaction, while it is not acknowledged everywhere.
+    fn unresolved_one(&self, id: &TxnId) -> Option<Unresolved>;
+
+    /// How much is in doubt.
+    fn doubts(&self) -> Doubts;
+
+    /// Asks at once what waits to be asked again; `None` if there is no such transaction or
+    /// participant.
+    fn retry_now(&self, scope: &RetryScope) -> Option<Woken>;
+
+    /// Takes an operator's word that a branch has ended.
+    fn resolve<'a>(
+        &'a self,
+        id: &'a TxnId,
+        participant: &'a ParticipantName,
+        statement: Statement,
+    ) -> BoxFuture<'a, Result<ResolutionRecord, ResolveError>>;
+
+    /// What operators ever stated of a transaction.
+    fn resolutions(&self, id: &TxnId) -> Vec<ResolutionRecord>;
 
     /// Refuses new transactions and finishes those that run, for at most `bound`; gives how many
     /// were left to recovery.

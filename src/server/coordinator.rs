@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use crate::coordinator::{
-    Answer, Coordinator, ParticipantStatus, Predicted, Submission, SubmitError,
+    Answer, Coordinator, Doubts, Page, ParticipantStatus, Predicted, Query, ResolveError,
+    RetryScope, Statement, Submission, SubmitError, Unresolved, Woken,
 };
+use crate::decision_log::ResolutionRecord;
 use crate::models::{FallbackCause, Target};
 use crate::participants::BoxFuture;
 use crate::txn::{ParticipantName, TxnId};
@@ -60,6 +62,35 @@ impl Backend for Coordinator {
 
     fn drain(&self, name: &ParticipantName, drained: bool) -> bool {
         Coordinator::drain(self, name, drained)
+    }
+
+    fn unresolved(&self, query: &Query) -> Page {
+        Coordinator::unresolved(self, query)
+    }
+
+    fn unresolved_one(&self, id: &TxnId) -> Option<Unresolved> {
+        Coordinator::unresolved_one(self, id)
+    }
+
+    fn doubts(&self) -> Doubts {
+        Coordinator::doubts(self)
+    }
+
+    fn retry_now(&self, scope: &RetryScope) -> Option<Woken> {
+        Coordinator::retry_now(self, scope)
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        id: &'a TxnId,
+        participant: &'a ParticipantName,
+        statement: Statement,
+    ) -> BoxFuture<'a, Result<ResolutionRecord, ResolveError>> {
+        Box::pin(Coordinator::resolve(self, id, participant, statement))
+    }
+
+    fn resolutions(&self, id: &TxnId) -> Vec<ResolutionRecord> {
+        Coordinator::resolutions(self, id)
     }
 
     fn shutdown(&self, bound: Duration) -> BoxFuture<'_, usize> {

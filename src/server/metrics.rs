@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use metrics::{Counter, Gauge, Histogram, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::coordinator::Timings;
+use crate::coordinator::{Doubts, Timings};
 
 use super::backend::{Reading, StoreReading};
 
@@ -104,9 +104,17 @@ impl Metrics {
     }
 
     /// Takes over the readings and renders everything.
-    pub fn render(&self, reading: &Reading, stores: &[StoreReading]) -> String {
+    pub fn render(&self, reading: &Reading, doubts: &Doubts, stores: &[StoreReading]) -> String {
         self.take_over(reading, stores);
+        self.take_over_doubts(doubts);
         self.handle.render()
+    }
+
+    fn take_over_doubts(&self, doubts: &Doubts) {
+        self.gauge("presume_transactions_in_doubt", []).set(doubts.count as f64);
+        self.gauge("presume_transactions_in_doubt_oldest_seconds", []).set(doubts.oldest_s);
+        self.counter("presume_branches_resolved_total", []).absolute(doubts.resolved);
+        self.counter("presume_transaction_age_alerts_total", []).absolute(doubts.age_alerts);
     }
 
     /// Folds recorded samples into buckets; without it they pile up between scrapes.
@@ -179,6 +187,8 @@ fn describe(recorder: &PrometheusRecorder) {
     for (name, help) in [
         ("presume_transactions_total", "transactions finished, by outcome"),
         ("presume_transaction_reasons_total", "reasons given for outcomes"),
+        ("presume_branches_resolved_total", "branches ended by an operator's word"),
+        ("presume_transaction_age_alerts_total", "transactions that stayed unresolved too long"),
         ("presume_http_requests_total", "requests by route, method and status"),
         ("presume_http_refused_total", "refused requests by problem code"),
         ("presume_http_answered_later_total", "requests answered 202 while still running"),
@@ -191,6 +201,8 @@ fn describe(recorder: &PrometheusRecorder) {
     }
     for (name, help) in [
         ("presume_transactions_in_flight", "transactions that run now"),
+        ("presume_transactions_in_doubt", "transactions past their first phase, not settled"),
+        ("presume_transactions_in_doubt_oldest_seconds", "age of the oldest of them"),
         ("presume_connections", "open connections"),
         ("presume_ready", "1 while transactions are taken"),
         ("presume_model_info", "1 for the bundle that serves"),

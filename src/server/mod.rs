@@ -4,6 +4,9 @@
 //! |---|---|
 //! | `POST /v1/transactions` | 200 with the outcome; 202 in doubt or still running |
 //! | `GET /v1/transactions/{id}` | 200, 202 while running, 404 |
+//! | `GET /v1/transactions?state=…` | what is unresolved, in doubt or stuck, and why |
+//! | `POST /v1/transactions:retry-now`, `…/{id}:retry-now` | asks at once what waits to be asked again |
+//! | `POST /v1/transactions/{id}:resolve` | takes an operator's word that a branch has ended |
 //! | `POST /v1/transactions:predict` | predictions and plan; nothing is done |
 //! | `GET /v1/participants` | names, kinds, identities, how each stands, what is prepared there |
 //! | `POST /v1/participants/{name}:drain`, `…:resume` | keeps new transactions from it, or not |
@@ -21,6 +24,7 @@ mod fields;
 pub mod json;
 mod listener;
 mod metrics;
+mod operator;
 mod options;
 pub mod problem;
 pub mod request;

@@ -51,6 +51,8 @@ kinds! {
     KeyReused => UNPROCESSABLE_ENTITY, "key-reused", "The key was used for another request";
     /// The same transaction is running.
     InFlight => CONFLICT, "in-flight", "The transaction is in flight";
+    /// There is nothing to be resolved there.
+    NotInDoubt => CONFLICT, "not-in-doubt", "The transaction is not in doubt there";
     /// Nothing is known by that name.
     NotFound => NOT_FOUND, "not-found", "Not found";
     /// The path has other methods.

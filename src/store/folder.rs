@@ -66,6 +66,11 @@ impl Folder {
         Ok((folder, id))
     }
 
+    /// Whether somebody has made a store there.
+    pub fn exists(path: &Path) -> bool {
+        path.join(IDENTITY).is_file()
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -119,6 +119,11 @@ struct Inner {
 }
 
 impl Store {
+    /// Whether somebody has made a store in a folder.
+    pub fn exists(path: &Path) -> bool {
+        Folder::exists(path)
+    }
+
     /// Opens the store in `path`, or makes one if the folder is missing or empty.
     ///
     /// Refused with their own errors: a folder in use, a folder of something else, another kind or

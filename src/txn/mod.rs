@@ -20,7 +20,7 @@ pub use ids::{
     ParticipantName, PhysicalId, TxnId,
 };
 pub use money::{Currency, Money};
-pub use outcome::{Ack, Decision, Declined, Inquiry, Outcome, Reason, ReasonCode, Vote};
+pub use outcome::{Ack, Claim, Decision, Declined, Inquiry, Outcome, Reason, ReasonCode, Vote};
 pub(crate) use payment::text_enum;
 pub use payment::{
     Customer, CustomerType, Kind, Location, Operation, Params, Payment, ProtocolRequest,

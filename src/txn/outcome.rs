@@ -73,6 +73,20 @@ pub enum Decision {
 }
 
 text_enum!(
+    /// What an operator states of a branch that cannot be asked any more.
+    Claim, "claim", {
+        /// The decision was carried out there by hand.
+        Done => "done",
+        /// The branch is lost with its server: nothing can carry the decision out there.
+        Gone => "gone",
+        /// A one-phase commit whose answer was lost did commit.
+        Committed => "committed",
+        /// A one-phase commit whose answer was lost did not commit.
+        Aborted => "aborted",
+    }
+);
+
+text_enum!(
     /// What happened to a transaction, as answered to its client.
     Outcome, "outcome", {
         /// Applied everywhere.
@@ -83,7 +97,7 @@ text_enum!(
         Rejected => "rejected",
         /// Not known until recovery has finished it.
         InDoubt => "in_doubt",
-        /// A participant decided alone, against the decision.
+        /// A participant decided alone, against the decision, or an operator forced the end.
         Heuristic => "heuristic",
     }
 );
@@ -113,6 +127,8 @@ text_enum!(
         DecisionUnknown => "decision_unknown",
         /// A participant answered phase two against the decision.
         HeuristicDecision => "heuristic_decision",
+        /// An operator stated how a branch ended that could not be asked any more.
+        OperatorResolved => "operator_resolved",
     }
 );
 

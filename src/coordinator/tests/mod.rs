@@ -2,6 +2,7 @@
 //! Against the real log and real ledgers in a scratch folder.
 
 mod faults;
+mod operator;
 
 use std::path::Path;
 

@@ -301,6 +301,10 @@ impl Participant for Mysql {
         let inner = self.0.clone();
         whole(async move { inner.list_prepared().await }, Err)
     }
+
+    fn inspection(&self, gid: Gid) -> Option<String> {
+        Some(format!("XA RECOVER FORMAT='SQL' -- and look for {}", xid::gtrid(gid)))
+    }
 }
 
 /// Nothing was prepared or committed.

@@ -38,16 +38,14 @@ pub(super) enum Listed {
 impl fmt::Display for Xid {
     /// As the arguments of an XA statement.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Gid { log, epoch, physical, branch } = self.gid;
-        write!(
-            f,
-            "'{log}{:016x}{:016x}','presume:{}:{}',{FORMAT}",
-            epoch.0,
-            physical.0,
-            branch.0,
-            self.database.simple()
-        )
+        let (gtrid, branch) = (gtrid(self.gid), self.gid.branch.0);
+        write!(f, "{gtrid},'presume:{branch}:{}',{FORMAT}", self.database.simple())
     }
+}
+
+/// The part of an id that all branches of an execution share, as statements show it.
+pub(super) fn gtrid(Gid { log, epoch, physical, .. }: Gid) -> String {
+    format!("'{log}{:016x}{:016x}'", epoch.0, physical.0)
 }
 
 impl Listed {

@@ -307,6 +307,10 @@ impl Participant for Postgres {
         let inner = self.0.clone();
         self.0.whole(async move { inner.list_prepared().await }, Err)
     }
+
+    fn inspection(&self, gid: Gid) -> Option<String> {
+        Some(format!("SELECT * FROM pg_prepared_xacts WHERE gid = '{gid}'"))
+    }
 }
 
 /// Nothing was sent, so nothing is prepared.

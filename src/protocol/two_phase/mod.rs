@@ -18,98 +18,24 @@
 //!   └─one branch─► Intending ─Persisted─► OnePhase ─yes│no─► Deciding ─► Completing
 //!                                            └─unknown│late─► Inquiring ─► Deciding
 //! Deciding ─PersistFailed─► InDoubt (left to recovery, nothing is sent)
+//! Inquiring ─Resolved(committed│aborted)─► Deciding
+//! Completing ─Resolved(done│gone)─► Completing, with one branch fewer to be told
 //! ```
+//! An operator's `Resolved` is durable before it comes; anywhere else it was overtaken and changes
+//! nothing. `RetryNow` ends a wait and nothing else.
 
 use std::time::Duration;
 
 use super::Backoff;
 use crate::mutation::{Mutation, on};
-use crate::txn::{Ack, BranchIndex, Decision, Declined, Inquiry, Vote};
+use crate::txn::{Ack, BranchIndex, Claim, Decision, Inquiry, Vote};
+
+mod signals;
 
 #[cfg(test)]
 mod tests;
 
-/// What happens to a transaction. Times are since the transaction started.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// Begin.
-    Start,
-    /// What was asked to be persisted is durable.
-    Persisted,
-    /// It is not known to be durable.
-    PersistFailed,
-    /// A participant voted, or answered a one-phase commit.
-    Voted(BranchIndex, Vote),
-    /// A participant answered commit or abort.
-    Acked(BranchIndex, Ack),
-    /// A participant answered an inquiry.
-    Inquired(BranchIndex, Inquiry),
-    /// Time has passed: at or after [`TwoPhase::deadline`].
-    Tick,
-    /// Stop if nothing is decided yet.
-    Cancel,
-}
-
-/// What the driver must do, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Make the intent of a one-phase commit durable, then say `Persisted`.
-    PersistIntent,
-    /// Make decision, answer and outcome row durable in one batch, then say `Persisted`.
-    PersistDecision(Decision),
-    /// Ask for a vote.
-    SendPrepare(BranchIndex),
-    /// Execute and commit in one step.
-    SendOnePhase(BranchIndex),
-    /// Tell the decision.
-    SendCommit(BranchIndex),
-    /// Roll back.
-    SendAbort(BranchIndex),
-    /// Ask what became of a one-phase commit.
-    SendInquiry(BranchIndex),
-    /// Tell the client: the decision is durable.
-    Answer(Decision),
-    /// Tell the client that the outcome is not known; recovery will finish it.
-    AnswerInDoubt,
-    /// Report that a participant ended against the decision.
-    ReportHeuristic(BranchIndex),
-    /// Every branch has acknowledged: the decision record may go.
-    Forget,
-}
-
-/// Why a transaction aborts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AbortCause {
-    /// A participant voted no.
-    Declined(BranchIndex, Declined),
-    /// A participant's vote was lost or ambiguous.
-    VoteUnknown(BranchIndex, String),
-    /// A participant did not vote in time.
-    Timeout(BranchIndex),
-    /// Cancelled before the decision.
-    Cancelled,
-}
-
-/// What the driver can see of a branch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BranchState {
-    /// Not asked yet.
-    Idle,
-    /// Asked for its vote.
-    Preparing,
-    /// Voted yes: prepared.
-    Prepared,
-    /// Voted read-only: it has left.
-    ReadOnly,
-    /// Voted no: certainly nothing there.
-    Declined,
-    /// Its vote was late, lost or ambiguous: perhaps prepared.
-    Unclear,
-    /// Acknowledged the decision.
-    Acked,
-    /// Ended against the decision.
-    Heuristic,
-}
+pub use signals::{AbortCause, Action, BranchState, BranchView, Input, Stage};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -131,6 +57,12 @@ struct Branch {
     vote_by: Option<Duration>,
     attempts: u32,
     retry_at: Option<Duration>,
+}
+
+impl Branch {
+    fn view(&self) -> BranchView {
+        BranchView { state: self.state, attempts: self.attempts, retry_at: self.retry_at }
+    }
 }
 
 /// The engine of one transaction.
@@ -176,6 +108,24 @@ impl TwoPhase {
         engine
     }
 
+    /// Takes up a one-phase commit whose intent was found in the log: the first `Tick` inquires.
+    pub fn inquiring(backoff: Backoff, seed: u64) -> Self {
+        Self::unclear(Phase::Inquiring, backoff, seed)
+    }
+
+    /// Takes up a prepared branch that nobody decided: the first `Tick` aborts it.
+    pub fn orphan(backoff: Backoff, seed: u64) -> Self {
+        Self::unclear(Phase::Completing(Decision::Abort), backoff, seed)
+    }
+
+    fn unclear(phase: Phase, backoff: Backoff, seed: u64) -> Self {
+        let mut engine = Self::new(&[Duration::ZERO], backoff, seed);
+        engine.phase = phase;
+        engine.branches[0].state = BranchState::Unclear;
+        engine.branches[0].retry_at = Some(Duration::ZERO);
+        engine
+    }
+
     /// Feeds one input at `elapsed` since the start; what to do is appended to `actions`.
     ///
     /// # Panics
@@ -211,8 +161,19 @@ impl TwoPhase {
                 self.abort(AbortCause::Cancelled, actions);
             }
             (_, Input::Tick) => self.tick(elapsed, actions),
+            (_, Input::RetryNow(branch)) => self.retry(usize::from(branch.0), actions),
+            (Phase::Completing(_), Input::Resolved(branch, claim)) => {
+                self.resolved(branch, claim, actions);
+            }
+            (Phase::Inquiring, Input::Resolved(_, Claim::Committed)) => {
+                self.inquired(elapsed, Inquiry::Committed, actions);
+            }
+            (Phase::Inquiring, Input::Resolved(_, Claim::Aborted)) => {
+                self.inquired(elapsed, Inquiry::Aborted, actions);
+            }
             // Repeated and overtaken answers are normal on a network.
             (_, Input::Voted(..) | Input::Acked(..) | Input::Inquired(..) | Input::Cancel) => {}
+            (_, Input::Resolved(..)) => {}
             (phase, input @ (Input::Start | Input::Persisted | Input::PersistFailed)) => {
                 panic!("illegal transition: {input:?} in {phase:?}")
             }
@@ -254,6 +215,30 @@ impl TwoPhase {
     /// The state of a branch.
     pub fn branch_state(&self, branch: BranchIndex) -> BranchState {
         self.branches[usize::from(branch.0)].state
+    }
+
+    /// How far a branch is.
+    pub fn branch(&self, branch: BranchIndex) -> BranchView {
+        self.branches[usize::from(branch.0)].view()
+    }
+
+    /// How far every branch is, in order.
+    pub fn views(&self) -> impl Iterator<Item = BranchView> {
+        self.branches.iter().map(Branch::view)
+    }
+
+    /// Where it stands.
+    pub fn stage(&self) -> Stage {
+        match self.phase {
+            Phase::Ready | Phase::Intending | Phase::OnePhaseSent | Phase::Preparing => {
+                Stage::Working
+            }
+            Phase::Inquiring => Stage::Inquiring,
+            Phase::Deciding(decision) => Stage::Deciding(decision),
+            Phase::Completing(decision) => Stage::Completing(decision),
+            Phase::Done => Stage::Done,
+            Phase::InDoubt => Stage::InDoubt,
+        }
     }
 
     /// Branches whose yes arrived after the abort was decided.
@@ -316,6 +301,7 @@ impl TwoPhase {
     }
 
     fn inquired(&mut self, elapsed: Duration, inquiry: Inquiry, actions: &mut Vec<Action>) {
+        self.branches[0].retry_at = None;
         match inquiry {
             Inquiry::Committed => {
                 self.cause = None;
@@ -482,21 +468,41 @@ impl TwoPhase {
             }
             _ => {}
         }
-        let phase = self.phase;
-        for (index, branch) in self.branches.iter_mut().enumerate() {
-            if branch.retry_at.is_none_or(|at| at > elapsed) {
-                continue;
+        for index in 0..self.branches.len() {
+            if self.branches[index].retry_at.is_some_and(|at| at <= elapsed) {
+                self.retry(index, actions);
             }
+        }
+    }
+
+    /// Asks a branch again that waits for that.
+    fn retry(&mut self, index: usize, actions: &mut Vec<Action>) {
+        if self.branches[index].retry_at.take().is_none() {
+            return;
+        }
+        let index = index_of(index);
+        match self.phase {
+            Phase::Inquiring => actions.push(Action::SendInquiry(index)),
+            Phase::Completing(Decision::Commit) => actions.push(Action::SendCommit(index)),
+            Phase::Deciding(Decision::Abort) | Phase::Completing(Decision::Abort) => {
+                actions.push(Action::SendAbort(index));
+            }
+            _ => {}
+        }
+    }
+
+    fn resolved(&mut self, index: BranchIndex, claim: Claim, actions: &mut Vec<Action>) {
+        let branch = &mut self.branches[usize::from(index.0)];
+        let state = match claim {
+            Claim::Done => BranchState::Acked,
+            Claim::Gone => BranchState::Heuristic,
+            // Of a one-phase commit, whose only branch is told nothing.
+            Claim::Committed | Claim::Aborted => return,
+        };
+        if must_be_told(branch.state) {
+            branch.state = state;
             branch.retry_at = None;
-            let index = index_of(index);
-            match phase {
-                Phase::Inquiring => actions.push(Action::SendInquiry(index)),
-                Phase::Completing(Decision::Commit) => actions.push(Action::SendCommit(index)),
-                Phase::Deciding(Decision::Abort) | Phase::Completing(Decision::Abort) => {
-                    actions.push(Action::SendAbort(index));
-                }
-                _ => {}
-            }
+            self.finish_if_complete(actions);
         }
     }
 }

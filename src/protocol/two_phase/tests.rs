@@ -4,6 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::txn::Declined;
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -151,6 +152,62 @@ fn a_heuristic_end_is_reported_and_ends_the_branch() {
     assert_eq!(step(&mut e, 4, Input::Acked(B, Ack::Done)), [Action::Forget]);
 }
 
+#[test]
+fn retry_now_ends_one_wait_and_the_backoff_goes_on_from_there() {
+    let mut e = engine(2);
+    step(&mut e, 0, Input::Start);
+    assert_eq!(step(&mut e, 1, Input::RetryNow(A)), []);
+    step(&mut e, 1, Input::Voted(A, Vote::Yes));
+    step(&mut e, 1, Input::Voted(B, Vote::Yes));
+    step(&mut e, 2, Input::Persisted);
+    // While an answer is awaited there is no wait to be ended.
+    assert_eq!(step(&mut e, 3, Input::RetryNow(A)), []);
+    for attempt in 1..=5 {
+        step(&mut e, 10, Input::Acked(A, Ack::Unknown("down".into())));
+        assert_eq!(e.branch(A).attempts, attempt);
+        let wait = e.branch(A).retry_at.unwrap().saturating_sub(Duration::from_millis(10));
+        assert_eq!(wait, Backoff::default().wait(attempt, 7));
+        assert_eq!(step(&mut e, 11, Input::RetryNow(A)), [Action::SendCommit(A)]);
+        assert_eq!(step(&mut e, 11, Input::RetryNow(A)), []);
+    }
+    assert_eq!(step(&mut e, 12, Input::RetryNow(B)), []);
+}
+
+#[test]
+fn what_an_operator_states_ends_a_branch_in_phase_two_only_and_changes_no_decision() {
+    let mut e = engine(2);
+    step(&mut e, 0, Input::Start);
+    step(&mut e, 1, Input::Voted(A, Vote::Yes));
+    assert_eq!(step(&mut e, 1, Input::Resolved(B, Claim::Done)), []);
+    step(&mut e, 1, Input::Voted(B, Vote::Yes));
+    assert_eq!(step(&mut e, 1, Input::Resolved(B, Claim::Gone)), []);
+    assert_eq!(e.stage(), Stage::Deciding(Decision::Commit));
+    step(&mut e, 2, Input::Persisted);
+    step(&mut e, 3, Input::Acked(B, Ack::Unknown("down".into())));
+    // What may be said of a one-phase commit means nothing here.
+    assert_eq!(step(&mut e, 4, Input::Resolved(B, Claim::Aborted)), []);
+    assert!(e.branch(B).retry_at.is_some());
+    assert_eq!(step(&mut e, 5, Input::Resolved(B, Claim::Gone)), []);
+    assert_eq!((e.branch(B).retry_at, e.branch_state(B)), (None, BranchState::Heuristic));
+    assert_eq!(e.stage(), Stage::Completing(Decision::Commit));
+    assert_eq!(step(&mut e, 6, Input::Acked(A, Ack::Done)), [Action::Forget]);
+}
+
+#[test]
+fn an_inquiry_and_an_orphan_taken_up_ask_at_once_and_an_operator_may_answer_the_inquiry() {
+    let mut e = TwoPhase::inquiring(Backoff::default(), 1);
+    assert_eq!(step(&mut e, 0, Input::Tick), [Action::SendInquiry(A)]);
+    assert_eq!(step(&mut e, 1, Input::Resolved(A, Claim::Done)), []);
+    assert_eq!(
+        step(&mut e, 1, Input::Resolved(A, Claim::Committed)),
+        [Action::PersistDecision(Decision::Commit)]
+    );
+    let mut e = TwoPhase::orphan(Backoff::default(), 1);
+    assert_eq!(step(&mut e, 0, Input::Tick), [Action::SendAbort(A)]);
+    step(&mut e, 1, Input::Acked(A, Ack::Done));
+    assert!(e.is_done());
+}
+
 /// A participant as seen from outside: what it holds must end as the decision says.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Held {
@@ -160,15 +217,30 @@ enum Held {
     Aborted,
 }
 
+/// What an operator does meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Operator {
+    /// Tells it to ask at once, at any moment.
+    Hurries,
+    /// Also states of branches that were not told yet that they are gone.
+    Resolves,
+}
+
 /// Plays one engine against participants over a network that loses, repeats and reorders.
 #[allow(clippy::too_many_lines, reason = "one match over all that an engine can ask for")]
-fn play(branches: usize, votes: &[u8], choices: &[u16]) -> Result<(), TestCaseError> {
+fn play(
+    operator: Operator,
+    branches: usize,
+    votes: &[u8],
+    choices: &[u16],
+) -> Result<(), TestCaseError> {
     let mut e = engine(branches);
     let mut held = vec![Held::Nothing; branches];
     let mut inbox: Vec<Input> = vec![Input::Start];
     let mut durable: Option<Decision> = None;
     let mut answered: Option<Decision> = None;
     let mut no_seen = false;
+    let mut given_up = vec![false; branches];
     let mut now = 0;
     let mut choices = choices.iter().copied().chain(std::iter::repeat(0));
     for _ in 0..2000 {
@@ -176,7 +248,23 @@ fn play(branches: usize, votes: &[u8], choices: &[u16]) -> Result<(), TestCaseEr
             break;
         }
         let choice = usize::from(choices.next().unwrap());
-        let input = if inbox.is_empty() {
+        let branch = BranchIndex(u16::try_from(choice % branches).unwrap());
+        let input = if choice % 13 == 12 && !inbox.contains(&Input::Start) {
+            let telling = matches!(e.stage(), Stage::Completing(_) | Stage::Inquiring);
+            if operator == Operator::Resolves && telling && choice % 2 == 0 {
+                let untold = [BranchState::Prepared, BranchState::Unclear, BranchState::Preparing];
+                if e.stage() == Stage::Inquiring {
+                    let held =
+                        if held[0] == Held::Committed { Claim::Committed } else { Claim::Aborted };
+                    Input::Resolved(branch, held)
+                } else {
+                    given_up[usize::from(branch.0)] |= untold.contains(&e.branch_state(branch));
+                    Input::Resolved(branch, Claim::Gone)
+                }
+            } else {
+                Input::RetryNow(branch)
+            }
+        } else if inbox.is_empty() {
             let Some(deadline) = e.deadline() else { panic!("stuck: {e:?}") };
             now = now.max(u64::try_from(deadline.as_millis()).unwrap() + 1);
             Input::Tick
@@ -283,8 +371,9 @@ fn play(branches: usize, votes: &[u8], choices: &[u16]) -> Result<(), TestCaseEr
     }
     prop_assert!(e.is_over(), "not over: {e:?}");
     prop_assert!(answered.is_some());
-    for held in held {
+    for (held, given_up) in held.into_iter().zip(given_up) {
         match durable {
+            _ if given_up => {}
             Some(Decision::Commit) => {
                 prop_assert!(matches!(held, Held::Committed | Held::Nothing), "{held:?}");
             }
@@ -302,6 +391,15 @@ proptest! {
         votes in prop::collection::vec(any::<u8>(), 5),
         choices in prop::collection::vec(any::<u16>(), 0..400),
     ) {
-        play(branches, &votes, &choices)?;
+        play(Operator::Hurries, branches, &votes, &choices)?;
+    }
+
+    #[test]
+    fn an_operator_who_gives_branches_up_changes_nothing_for_the_others(
+        branches in 1usize..5,
+        votes in prop::collection::vec(any::<u8>(), 5),
+        choices in prop::collection::vec(any::<u16>(), 0..400),
+    ) {
+        play(Operator::Resolves, branches, &votes, &choices)?;
     }
 }

@@ -9,11 +9,19 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::coordinator::{Answer, ParticipantStatus, Predicted, Submission, SubmitError, Timings};
+use crate::coordinator::{
+    Answer, BranchProgress, Doubts, Origin, Page, ParticipantStatus, Predicted, Progress, Query,
+    ResolveError, RetryScope, Statement, Submission, SubmitError, Timings, Unresolved,
+    UnresolvedBranch, Woken,
+};
+use crate::decision_log::ResolutionRecord;
 use crate::participants::BoxFuture;
 use crate::participants::ledger::Ledger;
 use crate::server::{Backend, NotReady, Options, Reading, Server, Service, StoreReading};
-use crate::txn::{Admission, Mode, Outcome, ParticipantName, Plan, Protocol, TxnId};
+use crate::txn::{
+    Admission, BranchIndex, Decision, Epoch, Gid, LogId, Mode, Outcome, ParticipantName,
+    PhysicalId, Plan, Protocol, Timestamp, TxnId,
+};
 
 type Script = Box<dyn Fn(&TxnId) -> Result<Outcome, SubmitError> + Send + Sync>;
 
@@ -28,7 +36,39 @@ pub struct Fake {
     pub stopped: AtomicBool,
     pub drained: AtomicBool,
     pub not_ready: Mutex<Option<NotReady>>,
+    /// What was asked for when unresolved transactions were listed.
+    pub queries: Mutex<Vec<Query>>,
+    /// What operators have ended.
+    pub resolved: Mutex<Vec<ResolutionRecord>>,
     answers: Mutex<BTreeMap<TxnId, Answer>>,
+}
+
+/// The one transaction that the fake has in doubt.
+pub const STUCK: &str = "stuck:1";
+
+fn stuck() -> Unresolved {
+    let (epoch, physical) = (Epoch(1), PhysicalId(7));
+    let log = LogId(uuid::Uuid::from_u128(1));
+    Unresolved {
+        ids: vec![TxnId::new(STUCK).unwrap()],
+        epoch,
+        physical,
+        state: Progress::Telling,
+        decision: Some(Decision::Commit),
+        origin: Origin::Running,
+        age_s: 312.0004,
+        branches: vec![UnresolvedBranch {
+            gid: Gid { log, epoch, physical, branch: BranchIndex(0) },
+            participant: name("core"),
+            identity: "0001".into(),
+            state: BranchProgress::Waiting,
+            attempts: 57,
+            last_error: Some("connection refused".into()),
+            next_try_s: Some(4.0),
+            diagnosis: Some("core has not acknowledged the commit for 312 s".into()),
+            look: None,
+        }],
+    }
 }
 
 fn name(text: &str) -> ParticipantName {
@@ -51,6 +91,8 @@ impl Fake {
             stopped: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             not_ready: Mutex::new(None),
+            queries: Mutex::default(),
+            resolved: Mutex::default(),
             answers: Mutex::new(BTreeMap::new()),
         }
     }
@@ -127,6 +169,70 @@ impl Backend for Fake {
     fn drain(&self, participant: &ParticipantName, drained: bool) -> bool {
         self.drained.store(drained, Ordering::SeqCst);
         *participant == name("core")
+    }
+
+    fn unresolved(&self, query: &Query) -> Page {
+        self.queries.lock().unwrap().push(*query);
+        Page { transactions: vec![stuck()], more: 3, ..Page::default() }
+    }
+
+    fn unresolved_one(&self, id: &TxnId) -> Option<Unresolved> {
+        (id.as_str() == STUCK).then(stuck)
+    }
+
+    fn doubts(&self) -> Doubts {
+        Doubts { count: 4, oldest_s: 312.5, resolved: 2, age_alerts: 1 }
+    }
+
+    fn retry_now(&self, scope: &RetryScope) -> Option<Woken> {
+        match scope {
+            RetryScope::All => Some(Woken { branches: 4, participants: 1, left: 0 }),
+            RetryScope::Participant(known) if *known == name("core") => {
+                Some(Woken { branches: 2, participants: 0, left: 0 })
+            }
+            RetryScope::Transaction(id) if id.as_str() == STUCK => {
+                Some(Woken { branches: 1, participants: 0, left: 0 })
+            }
+            _ => None,
+        }
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        id: &'a TxnId,
+        participant: &'a ParticipantName,
+        statement: Statement,
+    ) -> BoxFuture<'a, Result<ResolutionRecord, ResolveError>> {
+        Box::pin(async move {
+            let id = id.clone();
+            match id.as_str() {
+                STUCK => {}
+                "ended" => return Err(ResolveError::NotInDoubt { id, detail: "over".into() }),
+                "broken" => return Err(ResolveError::LogFailed { detail: "disk full".into() }),
+                _ => return Err(ResolveError::Unknown { id }),
+            }
+            let record = ResolutionRecord {
+                version: ResolutionRecord::VERSION,
+                epoch: Epoch(1),
+                physical: PhysicalId(7),
+                branch: BranchIndex(0),
+                participant: participant.clone(),
+                identity: "0001".into(),
+                members: vec![id],
+                decision: Some(Decision::Commit),
+                claim: statement.claim,
+                by: statement.by,
+                reason: statement.reason,
+                at: Timestamp::from_micros(0),
+            };
+            self.resolved.lock().unwrap().push(record.clone());
+            Ok(record)
+        })
+    }
+
+    fn resolutions(&self, id: &TxnId) -> Vec<ResolutionRecord> {
+        let resolved = self.resolved.lock().unwrap();
+        resolved.iter().filter(|record| record.members.contains(id)).cloned().collect()
     }
 
     fn shutdown(&self, _bound: Duration) -> BoxFuture<'_, usize> {

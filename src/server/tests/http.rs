@@ -145,7 +145,7 @@ async fn only_plain_json_in_utf_8_is_taken() {
 async fn wrong_paths_and_methods_are_told() {
     let server = serve(Fake::new()).await;
     server.get("/v2/nothing").await.is_problem(404, "not-found", "/v2/nothing");
-    let wrong = server.get("/v1/transactions").await;
+    let wrong = server.get("/v1/transactions:predict").await;
     wrong.is_problem(405, "method-not-allowed", "GET");
     assert_eq!(wrong.header("allow"), "POST");
     let put = reply(server.http.put(server.url("/healthz"))).await;

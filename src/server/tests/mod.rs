@@ -5,4 +5,5 @@
 mod fake;
 mod http;
 mod limits;
+mod operator;
 mod parsing;

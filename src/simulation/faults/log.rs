@@ -11,11 +11,11 @@ use super::disk::{Content, Disk, Durable};
 use super::life::Life;
 use super::world::World;
 use crate::decision_log::{
-    AnswerRecord, DecisionRecord, Decisions, Error, Intent, OutcomeRow, Recovered,
+    AnswerRecord, DecisionRecord, Decisions, Error, Intent, OutcomeRow, Recovered, ResolutionRecord,
 };
 use crate::mutation::{Mutation, on};
 use crate::store;
-use crate::txn::{Epoch, LogId, PhysicalId, TxnId};
+use crate::txn::{BranchIndex, Epoch, LogId, PhysicalId, TxnId};
 
 /// The identity of the log, the same in every run.
 pub(super) const LOG: LogId = LogId(Uuid::from_u128(0x5eed));
@@ -27,6 +27,7 @@ pub(super) struct Records {
     decisions: BTreeMap<(Epoch, PhysicalId), DecisionRecord>,
     intents: BTreeMap<(Epoch, PhysicalId), Intent>,
     answers: BTreeMap<TxnId, AnswerRecord>,
+    resolutions: BTreeMap<(Epoch, PhysicalId, BranchIndex), ResolutionRecord>,
 }
 
 /// One atomic write of the log.
@@ -39,6 +40,7 @@ pub(super) enum Write {
         intent_done: Option<(Epoch, PhysicalId)>,
     },
     Finished(Epoch, PhysicalId),
+    Resolved(Box<ResolutionRecord>, Vec<AnswerRecord>),
 }
 
 impl Content for Records {
@@ -69,6 +71,13 @@ impl Content for Records {
             Write::Finished(epoch, physical) => {
                 self.decisions.remove(&(*epoch, *physical));
             }
+            Write::Resolved(resolution, answers) => {
+                self.resolutions.insert(resolution.key(), (**resolution).clone());
+                for answer in answers {
+                    world.history(|history| history.outcome_durable(answer));
+                    self.answers.insert(answer.id.clone(), answer.clone());
+                }
+            }
         }
     }
 }
@@ -93,7 +102,8 @@ impl SimulatedLog {
         let (last, recovered) = disk.read(|records| {
             let decisions = records.decisions.values().cloned().collect();
             let intents = records.intents.values().cloned().collect();
-            (records.epoch, Recovered { decisions, intents })
+            let resolutions = records.resolutions.values().cloned().collect();
+            (records.epoch, Recovered { decisions, intents, resolutions })
         });
         let kept = on(Mutation::LogKeepsEpoch) && last.0 > 0;
         let epoch = if kept { last } else { Epoch(last.0 + 1) };
@@ -183,6 +193,19 @@ impl Decisions for SimulatedLog {
     fn update_answer(&self, answer: &AnswerRecord) -> BoxFuture<'static, Result<(), Error>> {
         let answer = Some(answer.clone());
         self.write(Write::Outcome { decision: None, answer, intent_done: None })
+    }
+
+    fn record_resolution(
+        &self,
+        resolution: &ResolutionRecord,
+        answers: &[AnswerRecord],
+    ) -> BoxFuture<'static, Result<(), Error>> {
+        self.write(Write::Resolved(Box::new(resolution.clone()), answers.to_vec()))
+    }
+
+    fn resolutions(&self) -> Result<Vec<ResolutionRecord>, Error> {
+        self.readable()?;
+        Ok(self.disk.read(|records| records.resolutions.values().cloned().collect()))
     }
 
     fn answer(&self, id: &TxnId) -> Result<Option<AnswerRecord>, Error> {
