@@ -26,6 +26,7 @@ mod settings;
 mod simulate;
 mod train;
 mod txn;
+mod unresolved;
 
 use std::process::ExitCode;
 

@@ -10,7 +10,7 @@ use presume::txn::{CustomerType, Kind};
 use serde_json::{Map, Value, json};
 
 use super::client::{Server, client, send, url};
-use super::{Refused, print, print_json};
+use super::{Refused, print, print_json, unresolved};
 
 /// Largest request that is sent; the server's own limit is lower by default.
 const REQUEST_BYTES_MAX: u64 = 16 << 20;
@@ -21,6 +21,14 @@ pub enum Command {
     Submit(Box<SubmitArgs>),
     /// Show what became of a transaction
     Show(ShowArgs),
+    /// List what is not settled everywhere
+    List(unresolved::ListArgs),
+    /// Say in words what hangs, and why
+    Stuck(unresolved::StuckArgs),
+    /// Ask again at once, instead of when it is due
+    RetryNow(unresolved::RetryArgs),
+    /// State how a branch ended that nobody can ask any more
+    Resolve(unresolved::ResolveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +96,10 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Submit(args) => runtime.block_on(submit(args)),
         Command::Show(args) => runtime.block_on(show(args)),
+        Command::List(args) => runtime.block_on(unresolved::list(args)),
+        Command::Stuck(args) => runtime.block_on(unresolved::stuck(args)),
+        Command::RetryNow(args) => runtime.block_on(unresolved::retry_now(args)),
+        Command::Resolve(args) => runtime.block_on(unresolved::resolve(args)),
     }
 }
 
