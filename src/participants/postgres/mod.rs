@@ -32,7 +32,6 @@ mod connection;
 mod errors;
 mod schema;
 mod settle;
-mod tls;
 mod values;
 
 use std::collections::{BTreeMap, HashMap};
@@ -47,7 +46,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::sql::{self, OPERATIONS_MAX, OperationSql, Placeholders, Statement};
-use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared};
+use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared, whole};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, Vote};
 
 pub use super::Finding;
@@ -212,15 +211,6 @@ fn parameters(
         values::Parameter::new(value, r#type).map_err(|why| format!("parameter {name:?} {why}"))
     };
     statement.parameters.iter().zip(types).map(one).collect()
-}
-
-/// Runs a call to its end, whatever becomes of its caller.
-fn whole<T: Send + 'static>(
-    call: impl Future<Output = T> + Send + 'static,
-    lost: fn(String) -> T,
-) -> BoxFuture<'static, T> {
-    let task = tokio::spawn(call);
-    Box::pin(async move { task.await.unwrap_or_else(|error| lost(error.to_string())) })
 }
 
 impl Participant for Postgres {
