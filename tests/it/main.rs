@@ -7,8 +7,12 @@
 
 mod bad_input;
 mod banks;
+mod http_conform;
+mod http_service;
+mod http_transfers;
 mod kill;
 mod layers;
+mod middleman;
 mod mysql;
 mod mysql_server;
 mod mysql_traps;
@@ -16,3 +20,4 @@ mod postgres;
 mod postgres_server;
 mod retrain;
 mod server;
+mod wallet_server;
