@@ -10,6 +10,7 @@
 mod bench;
 mod client;
 mod config;
+mod conform;
 mod demo;
 mod evaluate;
 mod exit;

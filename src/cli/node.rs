@@ -15,7 +15,7 @@ use presume::learning::outcome_log::{self, OutcomeLog};
 use presume::models::serving::{self, Serving};
 use presume::models::{Registry, RegistryError};
 use presume::participants::ledger::{self, Ledger};
-use presume::participants::{self, Database};
+use presume::participants::{self, Remote};
 use presume::policy::Policy;
 use presume::server::{Backend, Service, StoreReading};
 use presume::txn::ParticipantName;
@@ -71,9 +71,9 @@ impl Node {
         let mut participants: BTreeMap<_, _> = ledgers.iter().map(wrapped).collect();
         let mut kinds: BTreeMap<_, _> =
             ledgers.keys().map(|name| (name.clone(), "embedded".to_owned())).collect();
-        for (name, database) in open_databases(config)? {
-            kinds.insert(name.clone(), database.kind().to_owned());
-            participants.insert(name, database.participant());
+        for (name, remote) in open_remotes(config)? {
+            kinds.insert(name.clone(), remote.kind().to_owned());
+            participants.insert(name, remote.participant());
         }
         let features = match fittings.features {
             Some(features) => features,
@@ -131,19 +131,19 @@ fn open_ledgers(config: &Config) -> anyhow::Result<BTreeMap<ParticipantName, Led
     config.ledger_dirs().into_iter().map(open).collect()
 }
 
-/// The configured databases, not connected to yet.
-pub fn open_databases(config: &Config) -> anyhow::Result<BTreeMap<ParticipantName, Database>> {
-    let mut databases = BTreeMap::new();
+/// The configured databases and services, not connected to yet.
+pub fn open_remotes(config: &Config) -> anyhow::Result<BTreeMap<ParticipantName, Remote>> {
+    let mut remotes = BTreeMap::new();
     for (name, participant) in &config.participants {
         let secret = |variable: &str| std::env::var(variable).ok();
-        let database = participant.database(&secret).map_err(|fault| {
+        let remote = participant.remote(&secret).map_err(|fault| {
             anyhow::anyhow!("participants.{name}.{}: {}", fault.key, fault.problem)
         })?;
-        if let Some(database) = database {
-            databases.insert(ParticipantName::new(name)?, database);
+        if let Some(remote) = remote {
+            remotes.insert(ParticipantName::new(name)?, remote);
         }
     }
-    Ok(databases)
+    Ok(remotes)
 }
 
 /// A feature state that has seen the newest outcomes of this coordinator.

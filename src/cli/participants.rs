@@ -1,25 +1,26 @@
-//! `presume participants`: look at them, check what a database lacks, make our tables there.
+//! `presume participants`: look at them, check what they lack, make our tables there.
 //!
-//! `list`, `drain` and `resume` ask a running server; `check` and `init` go to the database itself,
-//! by the configuration, so that they help before anything runs.
+//! `list`, `drain` and `resume` ask a running server; `check` and `init` go to the database or
+//! service itself, by the configuration, so that they help before anything runs. `conform` and
+//! `openapi` are for those who write services.
 
 use anyhow::{Context, ensure};
 use clap::Subcommand;
 use comfy_table::{ContentArrangement, Table};
-use presume::participants::{Database, Finding};
+use presume::participants::{Finding, Remote, http};
 use presume::txn::ParticipantName;
 use serde_json::{Value, json};
 
 use super::client::{Server, client, send, url};
-use super::node::open_databases;
+use super::node::open_remotes;
 use super::settings::Settings;
-use super::{print, print_json};
+use super::{conform, print, print_json};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List the participants of a running server, and what stands prepared there
     List(ListArgs),
-    /// Say exactly what a database lacks, and what mends it; exit code 1 if anything does
+    /// Say exactly what a database or service lacks, and what mends it; exit code 1 if anything does
     Check(CheckArgs),
     /// Make the tables that a database needs; may be repeated
     Init(InitArgs),
@@ -27,7 +28,15 @@ pub enum Command {
     Drain(VerbArgs),
     /// Let new transactions come again
     Resume(VerbArgs),
+    /// Check whether a service over HTTP keeps the protocol; exit code 1 if it does not
+    Conform(conform::Args),
+    /// Print the protocol of services over HTTP as an OpenAPI 3.1 document
+    Openapi(OpenapiArgs),
 }
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  presume participants openapi > participant.json")]
+pub struct OpenapiArgs {}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  presume participants list --json")]
@@ -39,7 +48,7 @@ pub struct ListArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  presume participants check bank-a --config presume.toml")]
 pub struct CheckArgs {
-    /// Which participant [default: every database]
+    /// Which participant [default: every database and service]
     name: Option<String>,
     #[command(flatten)]
     settings: Settings,
@@ -79,6 +88,8 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
             Command::Init(args) => init(args).await,
             Command::Drain(args) => tell(args, "drain").await,
             Command::Resume(args) => tell(args, "resume").await,
+            Command::Conform(args) => conform::run(args).await,
+            Command::Openapi(OpenapiArgs {}) => print(http::OPENAPI),
         }
     })
 }
@@ -124,16 +135,16 @@ async fn tell(args: &VerbArgs, verb: &str) -> anyhow::Result<()> {
 
 async fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let config = args.settings.load(Vec::new())?.config;
-    let databases = open_databases(&config)?;
-    let asked: Vec<(ParticipantName, Database)> = match &args.name {
-        Some(name) => vec![(ParticipantName::new(name)?, find(databases, name)?)],
-        None => databases.into_iter().collect(),
+    let remotes = open_remotes(&config)?;
+    let asked: Vec<(ParticipantName, Remote)> = match &args.name {
+        Some(name) => vec![(ParticipantName::new(name)?, find(remotes, name)?)],
+        None => remotes.into_iter().collect(),
     };
-    ensure!(!asked.is_empty(), "the configuration names no database");
+    ensure!(!asked.is_empty(), "the configuration names no database and no service");
     let mut faults = 0;
     let mut reports = serde_json::Map::new();
-    for (name, database) in asked {
-        let findings = database.check().await;
+    for (name, remote) in asked {
+        let findings = remote.check().await;
         let findings = findings.map_err(|why| anyhow::anyhow!("{why}"));
         let findings = findings.with_context(|| format!("{name} cannot be reached"))?;
         faults += findings.iter().filter(|finding| !finding.ok).count();
@@ -162,22 +173,24 @@ fn describe(name: &ParticipantName, findings: &[Finding]) -> String {
 async fn init(args: &InitArgs) -> anyhow::Result<()> {
     let name = &args.name;
     let config = args.settings.load(Vec::new())?.config;
-    let database = find(open_databases(&config)?, name)?;
+    let remote = find(open_remotes(&config)?, name)?;
+    let refused = |why: String| anyhow::anyhow!("{name}: {why}");
     if args.print {
-        return print(database.init_statements());
+        return print(remote.init_statements().map_err(refused)?);
     }
-    database.init().await.map_err(|why| anyhow::anyhow!("{name}: {why}"))?;
+    remote.init().await.map_err(refused)?;
     print(&format!("{name} has the tables that it needs\n"))
 }
 
 fn find(
-    databases: std::collections::BTreeMap<ParticipantName, Database>,
+    remotes: std::collections::BTreeMap<ParticipantName, Remote>,
     name: &str,
-) -> anyhow::Result<Database> {
-    let known: Vec<_> = databases.keys().map(ToString::to_string).collect();
-    let found = databases.into_iter().find(|(known, _)| known.as_str() == name);
-    let (_, database) = found.with_context(|| {
-        format!("the configuration names no database {name:?}; it has: {}", known.join(", "))
+) -> anyhow::Result<Remote> {
+    let known: Vec<_> = remotes.keys().map(ToString::to_string).collect();
+    let found = remotes.into_iter().find(|(known, _)| known.as_str() == name);
+    let (_, remote) = found.with_context(|| {
+        let known = known.join(", ");
+        format!("the configuration names no database or service {name:?}; it has: {known}")
     })?;
-    Ok(database)
+    Ok(remote)
 }

@@ -44,6 +44,9 @@ pub struct StuckArgs {
     /// Only those at least so old, in seconds [default: 30]
     #[arg(long, value_name = "SECONDS")]
     older_than_s: Option<f64>,
+    /// Most transactions that are listed
+    #[arg(long, default_value_t = 100)]
+    limit: usize,
     #[command(flatten)]
     server: Server,
 }
@@ -99,10 +102,10 @@ pub struct ResolveArgs {
 #[derive(Debug, Args)]
 struct Offline {
     /// Read the folder of a stopped coordinator instead of asking a server
-    #[arg(long)]
-    offline: bool,
+    #[arg(long = "offline")]
+    asked: bool,
     /// Its data folder, off-line [default: data.dir of the configuration]
-    #[arg(long, value_name = "DIR", requires = "offline")]
+    #[arg(long, value_name = "DIR", requires = "asked")]
     data_dir: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
@@ -120,10 +123,11 @@ impl Offline {
 }
 
 pub async fn list(args: &ListArgs) -> anyhow::Result<()> {
-    if args.offline.offline {
+    if args.offline.asked {
         let stopped = args.offline.open()?;
         let mut found = stopped.unresolved(SystemClock.now());
         stopped.close()?;
+        // What a stopped coordinator left is in doubt, all of it.
         found.retain(|one| one.age_s >= args.older_than_s.unwrap_or(0.0));
         let more = found.len().saturating_sub(args.limit);
         found.truncate(args.limit);
@@ -136,7 +140,7 @@ pub async fn list(args: &ListArgs) -> anyhow::Result<()> {
 }
 
 pub async fn stuck(args: &StuckArgs) -> anyhow::Result<()> {
-    ask(&args.server, "stuck", args.older_than_s, 100).await
+    ask(&args.server, "stuck", args.older_than_s, args.limit).await
 }
 
 async fn ask(
@@ -177,7 +181,7 @@ pub async fn retry_now(args: &RetryArgs) -> anyhow::Result<()> {
 }
 
 pub async fn resolve(args: &ResolveArgs) -> anyhow::Result<()> {
-    let answer = if args.offline.offline {
+    let answer = if args.offline.asked {
         let statement = Statement::new(args.claim, &args.by, &args.reason)?;
         let id = TxnId::new(&args.id)?;
         let mut stopped = args.offline.open()?;
@@ -193,7 +197,7 @@ pub async fn resolve(args: &ResolveArgs) -> anyhow::Result<()> {
     if args.server.json {
         return print_json(&answer);
     }
-    let when = if args.offline.offline { "; the next start ends it" } else { "" };
+    let when = if args.offline.asked { "; the next start ends it" } else { "" };
     print(&format!(
         "{}: {} is {} by the word of {}{when}\n",
         args.id, args.branch, args.claim, args.by
@@ -209,35 +213,41 @@ fn show(page: &Value, json: bool) -> anyhow::Result<()> {
 
 /// The page in words: a line a transaction, and what is open of each branch below it.
 fn describe(page: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let each = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
-    let mut out = String::new();
+    let mut lines = Vec::new();
     for one in each(&page["transactions"]) {
-        let ids: Vec<_> = each(&one["ids"]).iter().map(text).collect();
+        let ids: Vec<_> = each(&one["ids"]).map(text).collect();
         let ids = if ids.is_empty() { "(no transaction)".to_owned() } else { ids.join(", ") };
         let decision = one["decision"].as_str().unwrap_or("undecided");
         let age_s = one["age_s"].as_f64().unwrap_or_default();
         let (state, origin) = (text(&one["state"]), text(&one["origin"]));
-        out += &format!("{ids}  {state}, {decision}, {origin}, for {age_s:.1} s\n");
+        lines.push(format!("{ids}  {state}, {decision}, {origin}, for {age_s:.1} s"));
         for branch in each(&one["branches"]) {
             let (name, state) = (text(&branch["participant"]), text(&branch["state"]));
-            out += &format!("  {name}  {state}  {}\n", text(&branch["gid"]));
-            for key in ["diagnosis", "look"] {
-                if let Some(words) = branch[key].as_str() {
-                    out += &format!("    {words}\n");
-                }
-            }
+            lines.push(format!("  {name}  {state}  {}", text(&branch["gid"])));
+            // A branch that has ended needs no words.
+            let Some(diagnosis) = branch["diagnosis"].as_str() else { continue };
+            lines.push(format!("    {diagnosis}"));
+            lines.extend(branch["look"].as_str().map(|look| format!("    {look}")));
         }
     }
     for one in each(&page["left_alone"]) {
         let (name, gid) = (text(&one["participant"]), text(&one["gid"]));
-        out += &format!("left alone at {name}: {gid}, {}\n", text(&one["why"]));
+        lines.push(format!("left alone at {name}: {gid}, {}", text(&one["why"])));
     }
     for (key, what) in [("more", "transactions"), ("left_alone_more", "branches left alone")] {
-        match page[key].as_u64().unwrap_or_default() {
-            0 => {}
-            more => out += &format!("{more} more {what}: raise --limit\n"),
-        }
+        let more = page[key].as_u64().unwrap_or_default();
+        lines.extend((more > 0).then(|| format!("{more} more {what}: raise --limit")));
     }
-    if out.is_empty() { "nothing\n".to_owned() } else { out }
+    if lines.is_empty() {
+        lines.push("nothing".to_owned());
+    }
+    lines.join("\n") + "\n"
+}
+
+fn each(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }

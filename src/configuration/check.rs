@@ -11,6 +11,7 @@ use crate::features;
 use crate::models::{Registry, RegistryError};
 
 use super::layers::{Setting, origin_of};
+use super::participants::ParticipantFault;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -144,9 +145,16 @@ impl Checker<'_> {
             if faults.is_empty() {
                 // Secrets are the running process's: here only their references are looked at.
                 let any = |_: &str| Some("secret".to_owned());
-                let secret = participant.url.as_ref().is_some_and(|url| url.contains("${"));
-                let fault = participant.database(&any).err();
-                faults.extend(fault.filter(|fault| fault.key != "url" || !secret));
+                let refers =
+                    |text: &Option<String>| text.as_ref().is_some_and(|t| t.contains("${"));
+                let unseen = |fault: &ParticipantFault| match fault.key.as_str() {
+                    "url" => refers(&participant.url),
+                    // Whether one is needed depends on the host.
+                    "secret" => refers(&participant.secret) || refers(&participant.url),
+                    _ => false,
+                };
+                let fault = participant.remote(&any).err();
+                faults.extend(fault.filter(|fault| !unseen(fault)));
             }
             for fault in faults {
                 self.fault(&format!("participants.{name}.{}", fault.key), fault.problem);

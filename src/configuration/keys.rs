@@ -113,15 +113,22 @@ pub const KEYS: &[Key] = &[
 
 /// Keys of one participant.
 pub const PARTICIPANT_KEYS: &[(&str, &str)] = &[
-    ("kind", "What it is: embedded (a ledger in this process), postgres or mysql."),
+    ("kind", "What it is: embedded (a ledger in this process), postgres, mysql or http."),
     ("dir", "embedded: its folder; `ledgers/NAME` in the data folder if unset."),
-    ("url", "Databases: postgres://USER:${PASSWORD}@HOST/DATABASE; ${NAME} is the environment's."),
-    ("tls_ca", "Databases: certificates that the server's must lead to; the system's if unset."),
-    ("connections_max", "Databases: most sessions (postgres 16, mysql 32)."),
-    ("connect_timeout_ms", "Databases: longest that connecting may take (5000)."),
-    ("listening_horizon_ms", "Databases: longest that a statement may take (60000)."),
+    (
+        "url",
+        "postgres://USER:${PASSWORD}@HOST/DATABASE or https://HOST/BASE; ${NAME} is the environment's.",
+    ),
+    ("secret", "http: what requests are signed with, \"${NAME}\" or \"${file:PATH}\"."),
+    ("tls_ca", "Certificates that the server's must lead to; the system's if unset."),
+    ("connections_max", "Most sessions or connections (postgres 16, mysql and http 32)."),
+    ("connect_timeout_ms", "Longest that connecting may take (5000)."),
+    ("listening_horizon_ms", "Longest that a statement or a request may take (60000)."),
     ("prepared_reserve", "postgres: prepared transactions left to others (2)."),
-    ("allow_unsafe", "Databases: unsafe server settings that are accepted, such as [\"fsync\"]."),
+    (
+        "allow_unsafe",
+        "Unsafe settings that are accepted: of databases such as [\"fsync\"]; http: plain_http, unsigned.",
+    ),
 ];
 
 /// Keys of one operation of a database participant, in `[participants.NAME.operations.OPERATION]`.
@@ -160,6 +167,9 @@ fn flatten_into(
         }
         serde_json::Value::String(url) if path.rsplit('.').next() == Some("url") => {
             flat.insert(path, super::participants::without_password(&url).into());
+        }
+        serde_json::Value::String(secret) if path.rsplit('.').next() == Some("secret") => {
+            flat.insert(path, super::participants::without_secret(&secret).into());
         }
         leaf => {
             flat.insert(path, leaf);

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::participants::http::{self, Http};
 use crate::participants::mysql::{self, Mysql};
 use crate::participants::postgres::{self, Postgres};
-use crate::participants::{Database, OperationSql};
+use crate::participants::{OperationSql, Remote};
 use crate::txn::OperationName;
 
 /// What a participant is.
@@ -21,6 +22,8 @@ pub enum ParticipantKind {
     Postgres,
     /// A `MySQL` or `MariaDB` database.
     Mysql,
+    /// A service over HTTP.
+    Http,
 }
 
 /// A section `[participants.NAME]`.
@@ -33,6 +36,8 @@ pub struct Participant {
     pub dir: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +75,7 @@ impl Participant {
             kind: ParticipantKind::Embedded,
             dir: None,
             url: None,
+            secret: None,
             tls_ca: None,
             connections_max: None,
             connect_timeout_ms: None,
@@ -82,38 +88,35 @@ impl Participant {
 
     /// Keys that are set and mean nothing for its kind.
     pub(super) fn misplaced(&self) -> Vec<ParticipantFault> {
-        let for_databases = [
-            ("url", self.url.is_some()),
-            ("tls_ca", self.tls_ca.is_some()),
-            ("connections_max", self.connections_max.is_some()),
-            ("connect_timeout_ms", self.connect_timeout_ms.is_some()),
-            ("listening_horizon_ms", self.listening_horizon_ms.is_some()),
-            ("prepared_reserve", self.prepared_reserve.is_some()),
-            ("allow_unsafe", !self.allow_unsafe.is_empty()),
-            ("operations", !self.operations.is_empty()),
+        use ParticipantKind::{Embedded, Http, Mysql, Postgres};
+        const REMOTE: (&[ParticipantKind], &str) =
+            (&[Postgres, Mysql, Http], "databases and services");
+        const DATABASES: (&[ParticipantKind], &str) = (&[Postgres, Mysql], "databases");
+        let keys = [
+            ("dir", self.dir.is_some(), (&[Embedded][..], "embedded ledgers")),
+            ("url", self.url.is_some(), REMOTE),
+            ("secret", self.secret.is_some(), (&[Http], "kind http")),
+            ("tls_ca", self.tls_ca.is_some(), REMOTE),
+            ("connections_max", self.connections_max.is_some(), REMOTE),
+            ("connect_timeout_ms", self.connect_timeout_ms.is_some(), REMOTE),
+            ("listening_horizon_ms", self.listening_horizon_ms.is_some(), REMOTE),
+            ("prepared_reserve", self.prepared_reserve.is_some(), (&[Postgres], "kind postgres")),
+            ("allow_unsafe", !self.allow_unsafe.is_empty(), REMOTE),
+            ("operations", !self.operations.is_empty(), DATABASES),
         ];
-        let (set, of): (Vec<&str>, &str) = match self.kind {
-            ParticipantKind::Embedded => {
-                let set = for_databases.iter().filter(|(_, set)| *set).map(|(key, _)| *key);
-                (set.collect(), "databases")
-            }
-            ParticipantKind::Mysql if self.prepared_reserve.is_some() => {
-                (vec!["prepared_reserve"], "kind postgres")
-            }
-            ParticipantKind::Postgres | ParticipantKind::Mysql => {
-                (self.dir.iter().map(|_| "dir").collect(), "embedded ledgers")
-            }
+        let misplaced = |(key, set, (kinds, of)): (&str, bool, (&[ParticipantKind], &str))| {
+            let wrong = set && !kinds.contains(&self.kind);
+            wrong.then(|| fault(key, format!("is for {of} only")))
         };
-        let fault = |key: &str| fault(key, format!("is for {of} only"));
-        set.into_iter().map(fault).collect()
+        keys.into_iter().filter_map(misplaced).collect()
     }
 
-    /// The database that it names, `None` for an embedded ledger; `secret` gives the value of an
-    /// environment variable. Connects to nothing.
-    pub fn database(
+    /// The database or service that it names, `None` for an embedded ledger; `secret` gives the
+    /// value of an environment variable. Connects to nothing.
+    pub fn remote(
         &self,
         secret: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Option<Database>, ParticipantFault> {
+    ) -> Result<Option<Remote>, ParticipantFault> {
         if self.kind == ParticipantKind::Embedded {
             return Ok(None);
         }
@@ -124,8 +127,9 @@ impl Participant {
             return Err(fault("connections_max", problem));
         }
         Ok(Some(match self.kind {
-            ParticipantKind::Mysql => Database::Mysql(self.mysql(url)?),
-            _ => Database::Postgres(self.postgres(url)?),
+            ParticipantKind::Mysql => Remote::Mysql(self.mysql(url)?),
+            ParticipantKind::Http => Remote::Http(self.http(url, secret)?),
+            _ => Remote::Postgres(self.postgres(url)?),
         }))
     }
 
@@ -154,6 +158,26 @@ impl Participant {
             mysql::Error::Tls { detail } => fault("tls_ca", detail),
             error @ mysql::Error::Connections { .. } => fault("connections_max", error.to_string()),
             other => fault("url", other.to_string()),
+        })
+    }
+
+    fn http(
+        &self,
+        url: String,
+        secret: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Http, ParticipantFault> {
+        let mut options = http::Options::new(url);
+        let signed = self.secret.as_deref().map(|text| expand(text, secret)).transpose();
+        options.secret = signed.map_err(|problem| fault("secret", problem))?;
+        options.tls_ca.clone_from(&self.tls_ca);
+        options.allow_unsafe.clone_from(&self.allow_unsafe);
+        options.connections_max = self.connections_max.unwrap_or(options.connections_max);
+        self.lengths(&mut options.connect_timeout, &mut options.listening_horizon)?;
+        Http::new(&options).map_err(|error| match error {
+            http::Error::Url { detail } => fault("url", detail),
+            http::Error::Tls { detail } => fault("tls_ca", detail),
+            http::Error::Secret { detail } => fault("secret", detail),
+            error @ http::Error::Connections { .. } => fault("connections_max", error.to_string()),
         })
     }
 
@@ -220,6 +244,12 @@ fn expand(text: &str, secret: &dyn Fn(&str) -> Option<String>) -> Result<String,
     Ok(expanded)
 }
 
+/// Nothing of a secret, unless it is only a reference to one.
+pub(super) fn without_secret(secret: &str) -> &str {
+    let reference = secret.starts_with("${") && secret.find('}') == Some(secret.len() - 1);
+    if reference { secret } else { "…" }
+}
+
 /// A URL without its password.
 pub(super) fn without_password(url: &str) -> String {
     let hidden = || {
@@ -255,5 +285,9 @@ mod tests {
         assert_eq!(without_password("postgres://u:pw@h:1/d"), "postgres://u:…@h:1/d");
         assert_eq!(without_password("postgres://u:${PW}@h/d"), "postgres://u:${PW}@h/d");
         assert_eq!(without_password("postgres://u@h/d"), "postgres://u@h/d");
+        assert_eq!(without_secret("${SECRET}"), "${SECRET}");
+        assert_eq!(without_secret("${file:/run/secret}"), "${file:/run/secret}");
+        assert_eq!(without_secret("plain"), "…");
+        assert_eq!(without_secret("${SECRET}and-more"), "…");
     }
 }

@@ -51,7 +51,7 @@ pub enum RecoveryError {
     /// A branch in doubt names a participant that the configuration lost.
     #[error(
         "transaction {physical} of epoch {epoch} is in doubt at participant {participant}, which \
-         is not configured: put it back"
+         is not configured: put it back, or end it by hand: presume txn list --offline"
     )]
     MissingParticipant {
         /// The physical execution.
@@ -64,7 +64,8 @@ pub enum RecoveryError {
     /// A participant's name now points at another server.
     #[error(
         "participant {participant} was {recorded} when transaction {physical} of epoch {epoch} \
-         was decided, and is {found} now: point it back"
+         was decided, and is {found} now: point it back, or end it by hand: \
+         presume txn list --offline"
     )]
     OtherServer {
         /// The participant.

@@ -3,20 +3,22 @@
 //! Every call ends in a typed answer. An answer that was lost or that could mean two things is
 //! *unknown*, which is inquired later and never guessed.
 
-mod database;
 mod finding;
+pub mod http;
 pub mod ledger;
 pub mod mysql;
 pub mod postgres;
+mod remote;
 mod sql;
+mod tls;
 
 pub use futures_util::future::BoxFuture;
 
 pub use crate::store::Announced;
 pub use crate::txn::{Ack, Inquiry};
 use crate::txn::{Epoch, Gid, LogId, Operation, PhysicalId, Vote};
-pub use database::Database;
 pub use finding::Finding;
+pub use remote::Remote;
 pub use sql::OperationSql;
 
 /// Why a participant refuses a coordinator at start.
@@ -119,4 +121,13 @@ pub trait Participant: Send + Sync {
 
     /// Every prepared branch, also those of other coordinators.
     fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>>;
+}
+
+/// Runs a call to its end, whatever becomes of its caller.
+fn whole<T: Send + 'static>(
+    call: impl Future<Output = T> + Send + 'static,
+    lost: fn(String) -> T,
+) -> BoxFuture<'static, T> {
+    let task = tokio::spawn(call);
+    Box::pin(async move { task.await.unwrap_or_else(|error| lost(error.to_string())) })
 }

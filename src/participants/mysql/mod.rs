@@ -54,7 +54,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::sql::{self, OPERATIONS_MAX, OperationSql, Placeholders, Statement};
-use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared};
+use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared, whole};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, Vote};
 use sessions::{PLACES, Session, Sessions};
 use xid::Xid;
@@ -238,15 +238,6 @@ impl Inner {
     fn ready(&self, operations: &[Operation]) -> Result<(Arc<Claimed>, Vec<Bound>), Declined> {
         Ok((self.claimed().map_err(unavailable)?, self.bind(operations)?))
     }
-}
-
-/// Runs a call to its end, whatever becomes of its caller.
-fn whole<T: Send + 'static>(
-    call: impl Future<Output = T> + Send + 'static,
-    lost: fn(String) -> T,
-) -> BoxFuture<'static, T> {
-    let task = tokio::spawn(call);
-    Box::pin(async move { task.await.unwrap_or_else(|error| lost(error.to_string())) })
 }
 
 impl Participant for Mysql {

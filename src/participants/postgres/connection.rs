@@ -7,10 +7,11 @@ use deadpool_postgres::{
 };
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
-
+use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
 use super::{Error, Options, schema};
+use crate::participants::tls;
 use crate::txn::{Epoch, LogId};
 
 /// What our sessions are called, up to the epoch.
@@ -90,7 +91,8 @@ pub(super) fn pool(options: &Options, name: &str, holder: Option<Holder>) -> Res
     let manager = if config.get_ssl_mode() == SslMode::Disable {
         Manager::from_config(config, tokio_postgres::NoTls, manager_config)
     } else {
-        let tls = super::tls::connector(options.tls_ca.as_deref())?;
+        let tls = tls::client_config(options.tls_ca.as_deref());
+        let tls = MakeRustlsConnect::new(tls.map_err(|detail| Error::Tls { detail })?);
         Manager::from_config(config, tls, manager_config)
     };
     let timeout = Some(options.connect_timeout);

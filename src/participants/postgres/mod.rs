@@ -35,7 +35,6 @@ mod connection;
 mod errors;
 mod schema;
 mod settle;
-mod tls;
 mod values;
 
 use std::collections::{BTreeMap, HashMap};
@@ -50,7 +49,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::sql::{self, OPERATIONS_MAX, OperationSql, Placeholders, Statement};
-use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared};
+use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared, whole};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, Vote};
 
 pub use super::Finding;
@@ -239,12 +238,10 @@ impl Inner {
     ) -> BoxFuture<'static, T> {
         // Once each for a place and for a session, once each for a lock and for the rest.
         let bound = (self.options.connect_timeout + self.options.listening_horizon) * 2;
-        let task = tokio::spawn(call);
+        let ended = whole(call, lost);
         Box::pin(async move {
-            match tokio::time::timeout(bound, task).await {
-                Ok(ended) => ended.unwrap_or_else(|error| lost(error.to_string())),
-                Err(_) => lost(format!("no answer within {bound:?}")),
-            }
+            let ended = tokio::time::timeout(bound, ended).await;
+            ended.unwrap_or_else(|_| lost(format!("no answer within {bound:?}")))
         })
     }
 }

@@ -1,4 +1,4 @@
-//! TLS to the server, by rustls and ring, against the system's certificates or a file.
+//! TLS of clients: rustls on ring, against the system's certificates or those of a file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,25 +6,20 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::Error;
-
-/// A connector that checks the server's certificate and name.
-pub(super) fn connector(ca: Option<&Path>) -> Result<MakeRustlsConnect, Error> {
-    let refused = |detail: String| Error::Tls { detail };
+/// Checks the server's certificate and name; `Err` is one sentence.
+pub(super) fn client_config(ca: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(file) => {
-            let broken = |error: rustls::pki_types::pem::Error| {
-                refused(format!("{}: {error}", file.display()))
-            };
+            let broken =
+                |error: rustls::pki_types::pem::Error| format!("{}: {error}", file.display());
             for certificate in CertificateDer::pem_file_iter(file).map_err(broken)? {
                 let added = roots.add(certificate.map_err(broken)?);
-                added.map_err(|error| refused(format!("{}: {error}", file.display())))?;
+                added.map_err(|error| format!("{}: {error}", file.display()))?;
             }
             if roots.is_empty() {
-                return Err(refused(format!("{} holds no certificate", file.display())));
+                return Err(format!("{} holds no certificate", file.display()));
             }
         }
         None => {
@@ -35,8 +30,8 @@ pub(super) fn connector(ca: Option<&Path>) -> Result<MakeRustlsConnect, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| refused(error.to_string()))?
+        .map_err(|error| error.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+    Ok(config)
 }
