@@ -134,8 +134,8 @@ fn to_come(passed: Duration, missing: usize, came: usize) -> Duration {
 pub(super) struct Expected {
     /// Announced and awaited.
     pub announced: usize,
-    /// How many of those announced come between two flushes lately: who does not announce, such
-    /// as transactions between databases, keeps no step and is not waited for.
+    /// Urgent batches of those announced in a flush lately: who does not announce, such as
+    /// transactions between databases, keeps no step and is not waited for.
     pub usual: usize,
     /// Of those announced, who came since the last flush began.
     came: usize,
@@ -162,16 +162,44 @@ impl Expected {
         }
     }
 
-    /// A flush begins.
-    pub fn flush_begins(&mut self) {
+    /// A flush begins with so many urgent batches.
+    pub fn flush_begins(&mut self, urgent: usize) {
         self.next_flush += 1;
         let oldest = &mut self.by_flush[Self::slot(self.next_flush)];
         self.announced -= std::mem::take(oldest);
-        self.usual = self.came.max(self.usual - self.usual.div_ceil(8));
+        // Lazy batches are announced, too, and nobody waits for them.
+        let in_step = self.came.min(urgent);
+        self.usual = in_step.max(self.usual - self.usual.div_ceil(8));
         self.came = 0;
     }
 
     fn slot(flush: u64) -> usize {
         usize::try_from(flush % FLUSHES_AWAITED as u64).expect("below a small count")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usual(writers: usize, urgent: usize) -> usize {
+        let mut expected = Expected::default();
+        for _ in 0..3 {
+            let announced: Vec<_> = (0..writers).map(|_| expected.announce()).collect();
+            for flush in announced {
+                expected.arrive(flush);
+            }
+            expected.flush_begins(urgent);
+        }
+        expected.usual
+    }
+
+    #[test]
+    fn only_urgent_batches_that_were_announced_are_usual() {
+        // One transaction at a time announces an urgent batch and a lazy one.
+        assert_eq!(usual(2, 1), 1);
+        assert_eq!(usual(8, 8), 8);
+        // Between databases nobody announces.
+        assert_eq!(usual(0, 8), 0);
     }
 }

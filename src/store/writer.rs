@@ -129,7 +129,8 @@ impl Writer {
         }
         state.idle = false;
         let mut state = self.gather.wait(&shared, state);
-        state.expected.flush_begins();
+        let urgent = state.urgent;
+        state.expected.flush_begins(urgent);
         Some(drain(&mut state, self.flush_count_max))
     }
 
