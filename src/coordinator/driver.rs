@@ -17,7 +17,7 @@ use super::record::{Draft, LegTrace, explain, timings};
 use super::trace::{Subject, Trace};
 use super::{Branch, Inner};
 use crate::decision_log::{
-    Announced, AnswerRecord, DecisionRecord, Intent, OutcomeLeg, OutcomeRow, RecordedBranch,
+    self, Announced, AnswerRecord, DecisionRecord, Intent, OutcomeLeg, OutcomeRow, RecordedBranch,
 };
 use crate::features::Event;
 use crate::mutation::{Mutation, on};
@@ -49,7 +49,12 @@ pub(super) struct Run {
     pub(super) branches_announced: Vec<Option<Announced>>,
     /// What an operator stated of a one-phase commit.
     pub(super) forced: Option<Reason>,
+    /// The log forgets the decision.
+    pub(super) forgotten: Option<Forgotten>,
 }
+
+/// Resolves when a decision is forgotten, durably.
+type Forgotten = BoxFuture<'static, Result<(), decision_log::Error>>;
 
 /// What was made durable, waiting to be told.
 struct Outcomes {
@@ -121,11 +126,14 @@ impl Run {
             // The client may have gone; the answer is durable for when it asks again.
             let _ = reply.send(Ok(made.answer));
         }
-        // One in doubt runs on, as far as a scan is concerned: recovery settles it.
-        if engine.is_done() {
-            self.inner.running.lock().expect("no panic while held").end(physical);
+        inner.unfinished.fetch_sub(1, Ordering::Relaxed);
+        let forgotten = self.forgotten.take();
+        drop(self);
+        // One in doubt runs on, as far as a scan is concerned: recovery settles it. So does one whose
+        // decision may come back: its markers must stay.
+        if engine.is_done() && is_forgotten(forgotten, physical).await {
+            inner.running.lock().expect("no panic while held").end(physical);
         }
-        self.inner.unfinished.fetch_sub(1, Ordering::Relaxed);
     }
 
     async fn act(
@@ -159,8 +167,8 @@ impl Run {
             Action::ReportHeuristic(index) => self.report_heuristic(index, outcomes).await,
             Action::Forget => {
                 let log = &self.inner.log;
-                // Not waited for: if it is lost, recovery repeats phase two and forgets.
-                drop(log.finish(log.epoch(), physical));
+                // No answer waits for it: if it is lost, recovery repeats phase two and forgets.
+                self.forgotten = Some(log.finish(log.epoch(), physical));
             }
             Action::PersistDecision(_) => unreachable!("handled by the caller"),
         }
@@ -168,7 +176,7 @@ impl Run {
 
     /// Starts a call at once, not when it is next waited for.
     async fn send(
-        &self,
+        &mut self,
         action: Action,
         index: BranchIndex,
         physical: PhysicalId,
@@ -443,6 +451,16 @@ impl Inner {
         let mut policy = self.policy.lock().expect("no panic while held");
         policy.observe_vote(participant, timing);
     }
+}
+
+/// Whether nothing of an execution is left in the log.
+async fn is_forgotten(forgotten: Option<Forgotten>, physical: PhysicalId) -> bool {
+    let Some(forgotten) = forgotten else { return true };
+    let forgotten = forgotten.await;
+    if let Err(error) = &forgotten {
+        tracing::error!(physical = physical.0, %error, "a decision that is done was not removed");
+    }
+    forgotten.is_ok()
 }
 
 pub(super) async fn at(deadline: Option<Instant>) {

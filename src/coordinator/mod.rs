@@ -383,6 +383,7 @@ impl Inner {
             predicted,
             reply: Some(reply),
             forced: None,
+            forgotten: None,
             inner: self,
         };
         match run.draft.plan.admission {

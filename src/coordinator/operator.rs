@@ -240,7 +240,8 @@ pub(super) struct Held<'a> {
 impl Inner {
     /// The unresolved transaction of an id.
     pub(super) fn trace_of(&self, id: &TxnId) -> Option<Arc<Trace>> {
-        if let Some(trace) = self.running.lock().expect("no panic while held").of(id) {
+        let running = self.running.lock().expect("no panic while held").of(id);
+        if let Some(trace) = running.filter(|trace| !trace.has_ended()) {
             return Some(trace);
         }
         let recoveries = self.recoveries.lock().expect("no panic while held");

@@ -67,16 +67,18 @@ impl Settling {
         Self { inner: inner.clone(), trace, forced: None }
     }
 
-    /// Runs it to its end: every branch told, or the log broken.
-    pub(super) async fn carry_out(mut self) {
+    /// Runs it to its end: every branch told, or the log broken. Whether nothing of it is left: an
+    /// open decision needs its markers.
+    pub(super) async fn carry_out(mut self) -> bool {
         let (mut engine, first) = self.engine();
         let mut calls: Calls = FuturesUnordered::new();
         let mut actions = Vec::new();
         let began = self.trace.began;
+        let mut forgotten = true;
         self.trace.step(&mut engine, began.elapsed(), first, &mut actions);
         loop {
             for action in std::mem::take(&mut actions) {
-                self.act(action, &mut calls).await;
+                forgotten &= self.act(action, &mut calls).await;
             }
             if engine.is_over() {
                 break;
@@ -108,6 +110,7 @@ impl Settling {
             let mut recoveries = self.inner.recoveries.lock().expect("no panic while held");
             recoveries.remove(&self.trace.key());
         }
+        forgotten && engine.is_done()
     }
 
     /// The engine, and what it hears first.
@@ -135,7 +138,8 @@ impl Settling {
         }
     }
 
-    async fn act(&self, action: Action, calls: &mut Calls) {
+    /// Whether the log did what it was told at once.
+    async fn act(&self, action: Action, calls: &mut Calls) -> bool {
         match action {
             Action::SendCommit(index) | Action::SendAbort(index) | Action::SendInquiry(index) => {
                 calls.push(self.call(action, index));
@@ -154,15 +158,17 @@ impl Settling {
             }
             Action::Forget if matches!(self.trace.subject, Subject::Decided(_)) => {
                 let finished = self.inner.log.finish(self.trace.epoch, self.trace.physical).await;
-                if let Err(error) = finished {
+                if let Err(error) = &finished {
                     tracing::error!(%error, "a recovered decision was not removed");
                 }
+                return finished.is_ok();
             }
             Action::Forget => {}
             Action::PersistIntent | Action::SendPrepare(_) | Action::SendOnePhase(_) => {
                 unreachable!("what is taken up is past its first phase")
             }
         }
+        true
     }
 
     /// A call that waits until the very server of the branch can be asked.

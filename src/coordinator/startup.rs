@@ -154,9 +154,13 @@ impl Inner {
         }
         self.unsettled.store(tasks.len(), Ordering::Relaxed);
         while let Some(result) = tasks.join_next().await {
-            self.unsettled.fetch_sub(1, Ordering::Relaxed);
-            if let Err(error) = result {
-                tracing::error!(%error, "a recovery task ended");
+            match result {
+                Ok(true) => {
+                    self.unsettled.fetch_sub(1, Ordering::Relaxed);
+                }
+                // The next start takes it up again, and needs the participants' markers for it.
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "a recovery task ended"),
             }
         }
         self.recovering.store(false, Ordering::Relaxed);

@@ -226,6 +226,11 @@ impl Trace {
         !matches!(self.seen().stage, Stage::Working | Stage::Done)
     }
 
+    /// Whether every branch has ended. It still runs until the log has forgotten it.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.seen().stage, Stage::Done)
+    }
+
     /// Whether it is older than `age_max` and nobody was told yet.
     pub(super) fn alert_is_due(&self, age_max: Duration) -> bool {
         self.age() > age_max && !std::mem::replace(&mut self.seen().alerted, true)

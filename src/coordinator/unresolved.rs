@@ -232,6 +232,7 @@ impl Inner {
         let recoveries = self.recoveries.lock().expect("no panic while held");
         traces.extend(recoveries.values().cloned());
         drop(recoveries);
+        traces.retain(|trace| !trace.has_ended());
         traces.sort_by_cached_key(|trace| {
             (std::cmp::Reverse(trace.age()), trace.epoch, trace.physical)
         });

@@ -2,6 +2,7 @@
 //! Against the real log and real ledgers in a scratch folder.
 
 mod faults;
+mod forgetting;
 mod operator;
 
 use std::path::Path;
@@ -42,6 +43,16 @@ async fn open_with(data: &Path, options: policy::Options, wrap: &Wrap) -> World 
 }
 
 async fn open_as(data: &Path, policy: policy::Options, wrap: &Wrap, options: Options) -> World {
+    open_on(data, policy, wrap, options, &|log| Arc::new(log)).await
+}
+
+async fn open_on(
+    data: &Path,
+    policy: policy::Options,
+    wrap: &Wrap,
+    options: Options,
+    wrap_log: &dyn Fn(DecisionLog) -> Arc<dyn Decisions>,
+) -> World {
     let (log, recovered) =
         DecisionLog::open(&data.join("decisions"), decision_log::Options::default()).unwrap();
     let mut ledgers = BTreeMap::new();
@@ -53,7 +64,7 @@ async fn open_as(data: &Path, policy: policy::Options, wrap: &Wrap, options: Opt
         participants.insert(name(text), wrap(&name(text), ledger));
     }
     let parts = Parts {
-        log: Arc::new(log.clone()),
+        log: wrap_log(log.clone()),
         participants,
         serving: serving(),
         features: features::State::new(features::Options::default()).unwrap(),
