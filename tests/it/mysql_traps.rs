@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts};
 use presume::participants::{Ack, Participant};
 use presume::txn::Vote;
 
@@ -39,12 +41,91 @@ async fn unknown_xid_is_not_done_while_the_branch_is_listed() {
         assert!(why.contains("still owns"), "{why}");
     }
     drop(owner);
-    let mut ack = bank.mysql.commit(gid(1)).await;
+    // It is none of ours, so nobody waits until the server has let go of it.
+    let attached = "SELECT trx_id FROM information_schema.innodb_trx WHERE trx_mysql_thread_id > 0";
+    while !bank.server.sql(attached).is_empty() {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    assert_eq!(bank.mysql.commit(gid(1)).await, Ack::Done);
+    assert_eq!((bank.balance("a"), bank.markers().as_str()), (1, "1 committed"));
+}
+
+/// Prepares branches and ends them from another session while theirs is ending, until the server
+/// answers OK to one that it does not end.
+async fn ended_in_vain(bank: &Bank) -> Option<u64> {
+    const TRIES_MAX: u64 = 20_000;
+    let opts = Opts::from_url(&bank.server.url()).unwrap();
+    let mut other = Conn::new(opts.clone()).await.unwrap();
+    for physical in 1..TRIES_MAX {
+        let mut owner = Conn::new(opts.clone()).await.unwrap();
+        let work =
+            format!("UPDATE accounts SET note = {physical} WHERE id = 'a'; {}", mark(physical));
+        owner.query_drop(prepared(bank, physical, &work)).await.unwrap();
+        let ending = tokio::spawn(owner.disconnect());
+        let commit = format!("XA COMMIT {}", xid(bank, physical));
+        while other.query_drop(&commit).await.is_err() {}
+        ending.await.unwrap().unwrap();
+        let marker = format!("SELECT 1 FROM presume_marker WHERE physical = {physical}");
+        if other.query_first::<i64, _>(&marker).await.unwrap().is_none() {
+            println!("in vain at try {physical}");
+            return Some(physical);
+        }
+    }
+    println!("this server ends what it says it ends, in {TRIES_MAX} tries");
+    None
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ok_that_ended_nothing_is_not_believed() {
+    let Some(mut bank) = Bank::open().await else { return };
+    let Some(physical) = ended_in_vain(&bank).await else { return };
+    let lost = gid(physical);
+    assert_eq!(bank.mysql.list_prepared().await.unwrap().branches, [], "it is not even listed");
+    for _ in 0..2 {
+        let Ack::Unknown(why) = bank.mysql.commit(lost).await else { panic!() };
+        assert!(why.contains("once the server is restarted"), "{why}");
+        assert!(matches!(bank.mysql.abort(lost).await, Ack::Unknown(_)));
+    }
+    bank.server.stop();
+    bank.server.run();
+    let mut ack = bank.mysql.commit(lost).await;
     while matches!(ack, Ack::Unknown(_)) {
-        ack = bank.mysql.commit(gid(1)).await;
+        ack = bank.mysql.commit(lost).await;
     }
     assert_eq!(ack, Ack::Done);
-    assert_eq!((bank.balance("a"), bank.markers().as_str()), (1, "1 committed"));
+    let note = bank.server.sql("SELECT note FROM accounts WHERE id = 'a'");
+    assert_eq!(note, physical.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dying_session_leaves_is_not_ended_in_vain() {
+    const ROUNDS: u64 = 20;
+    const BRANCHES: u64 = 16;
+    let Some(bank) = Bank::open().await else { return };
+    let number = |round, n| round * BRANCHES + n + 1;
+    for round in 0..ROUNDS {
+        for n in 0..BRANCHES {
+            let account = format!("{round}-{n}");
+            let open = operation("open", serde_json::json!({"account": account, "amount": 1}));
+            assert_eq!(bank.prepare(number(round, n), &[open]).await, Vote::Yes);
+        }
+        for session in bank.sessions() {
+            bank.server.try_sql(&format!("KILL {session}"));
+        }
+        let ends = (0..BRANCHES).map(|n| {
+            let (mysql, gid) = (bank.mysql.clone(), gid(number(round, n)));
+            async move { if n % 2 == 0 { mysql.commit(gid).await } else { mysql.abort(gid).await } }
+        });
+        for ack in futures_util::future::join_all(ends).await {
+            assert_eq!(ack, Ack::Done);
+        }
+    }
+    let ended = bank.server.sql("SELECT ended, COUNT(*) FROM presume_marker GROUP BY ended");
+    let half = ROUNDS * BRANCHES / 2;
+    assert_eq!(ended, format!("committed\t{half}\naborted\t{half}"));
+    let opened = bank.server.sql("SELECT COUNT(*) FROM accounts");
+    assert_eq!(opened, (half + 2).to_string());
+    bank.assert_nothing_prepared().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

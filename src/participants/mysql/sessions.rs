@@ -34,8 +34,21 @@ pub(super) const PLACES: u32 = 512;
 /// A session that idled longer is asked whether it is still there.
 const IDLE_TRUSTED: Duration = Duration::from_secs(1);
 
-/// Places that are taken, and by which session.
-type Live = Arc<Mutex<BTreeMap<u32, u32>>>;
+/// How long a server may still be busy with a session whose name is free again: until then nobody
+/// else ends its branch (see `settle`).
+const DETACHED_AFTER: Duration = Duration::from_millis(200);
+
+/// Places that are taken, and by which session; and when the last session was seen to end.
+struct Roster {
+    live: BTreeMap<u32, u32>,
+    last_end: Instant,
+}
+
+type Shared = Arc<Mutex<Roster>>;
+
+fn roster() -> Shared {
+    Arc::new(Mutex::new(Roster { live: BTreeMap::new(), last_end: Instant::now() }))
+}
 
 /// Sessions of one epoch.
 pub(super) struct Sessions {
@@ -50,7 +63,7 @@ pub(super) struct Sessions {
     permits: Arc<Semaphore>,
     /// Permits of branches at work, prepared, or both.
     work: Arc<Semaphore>,
-    live: Live,
+    roster: Shared,
     idle: Mutex<Vec<(Connection, Instant)>>,
 }
 
@@ -58,13 +71,15 @@ pub(super) struct Sessions {
 struct Connection {
     conn: Conn,
     place: Option<u32>,
-    live: Live,
+    roster: Shared,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(place) = self.place {
-            self.live.lock().expect("no panic while held").remove(&place);
+            let mut roster = self.roster.lock().expect("no panic while held");
+            roster.live.remove(&place);
+            roster.last_end = Instant::now();
         }
     }
 }
@@ -100,7 +115,7 @@ impl Sessions {
             answer_timeout: answer_timeout(options),
             permits: Arc::new(Semaphore::new(options.connections_max)),
             work: Arc::new(Semaphore::new(work)),
-            live: Live::default(),
+            roster: roster(),
             idle: Mutex::default(),
         }
     }
@@ -139,7 +154,7 @@ impl Sessions {
 
     async fn open(&self) -> Result<Connection, String> {
         let conn = Conn::new(self.opts.clone()).await.map_err(|error| text(&error))?;
-        let mut connection = Connection { conn, place: None, live: self.live.clone() };
+        let mut connection = Connection { conn, place: None, roster: self.roster.clone() };
         connection.conn.query_drop(&self.settings).await.map_err(|error| text(&error))?;
         self.name(&mut connection).await?;
         let claimed: Option<(u64, Vec<u8>)> = connection
@@ -164,7 +179,7 @@ impl Sessions {
         let mut first = 0;
         loop {
             let place = {
-                let mut live = self.live.lock().expect("no panic while held");
+                let live = &mut self.roster.lock().expect("no panic while held").live;
                 let free = (first..PLACES).find(|place| !live.contains_key(place));
                 let place = free.ok_or("every name of a session is taken at the server")?;
                 live.insert(place, connection.conn.id());
@@ -178,15 +193,14 @@ impl Sessions {
                 return Ok(());
             }
             // Another process has it, or a session that is about to end.
-            self.live.lock().expect("no panic while held").remove(&place);
+            self.roster.lock().expect("no panic while held").live.remove(&place);
             connection.place = None;
             first = place + 1;
         }
     }
 
-    /// Tells every session of this log to end that is not one of these; answers how many there
-    /// were.
-    pub(super) async fn end_others(&self, session: &mut Session) -> Result<usize, Error> {
+    /// Every session of this log that is not one of these.
+    pub(super) async fn others(&self, session: &mut Session) -> Result<Vec<u64>, Error> {
         let sql = format!(
             "WITH RECURSIVE places (place) AS \
              (SELECT 0 UNION ALL SELECT place + 1 FROM places WHERE place < {PLACES} - 1) \
@@ -196,18 +210,32 @@ impl Sessions {
         // Ours are known before their names are.
         let named = session.rows(&sql).await?;
         let live: Vec<u64> = {
-            let live = self.live.lock().expect("no panic while held");
+            let live = &self.roster.lock().expect("no panic while held").live;
             live.values().map(|id| u64::from(*id)).collect()
         };
         let ids = named.iter().filter_map(|row| row.get::<Option<u64>, _>(0).flatten());
-        let others: Vec<u64> = ids.filter(|id| !live.contains(id)).collect();
+        Ok(ids.filter(|id| !live.contains(id)).collect())
+    }
+
+    /// Tells these sessions to end; answers how many there were.
+    pub(super) async fn end_others(&self, session: &mut Session) -> Result<usize, Error> {
+        let others = self.others(session).await?;
         for id in &others {
             match session.run(&format!("KILL CONNECTION {id}")).await {
                 Err(error) if errors::code(&error) != Some(NO_SUCH_SESSION) => return Err(error),
                 _ => {}
             }
         }
+        if !others.is_empty() {
+            self.roster.lock().expect("no panic while held").last_end = Instant::now();
+        }
         Ok(others.len())
+    }
+
+    /// Waits until the server has let go of every session that was seen to end.
+    pub(super) async fn detached(&self) {
+        let last_end = self.roster.lock().expect("no panic while held").last_end;
+        tokio::time::sleep_until(last_end + DETACHED_AFTER).await;
     }
 
     fn keep(&self, connection: Connection) {
@@ -239,7 +267,7 @@ impl Session {
         let opened = async {
             let mut conn = Conn::new(opts).await?;
             conn.query_drop(connection::settings(options)).await?;
-            Ok::<_, Error>(Connection { conn, place: None, live: Live::default() })
+            Ok::<_, Error>(Connection { conn, place: None, roster: roster() })
         };
         let opened = timeout(options.connect_timeout, opened).await;
         let connection = opened
