@@ -51,6 +51,8 @@ pub(super) struct Run {
     pub(super) forced: Option<Reason>,
     /// The log forgets the decision.
     pub(super) forgotten: Option<Forgotten>,
+    /// The answer waits until every branch has obeyed.
+    pub(super) answers_when_applied: bool,
 }
 
 /// Resolves when a decision is forgotten, durably.
@@ -122,6 +124,9 @@ impl Run {
             trace.step(&mut engine, elapsed, input, &mut actions);
         }
         trace.close();
+        if self.answers_when_applied && engine.is_done() {
+            self.answer(outcomes.as_mut(), prepared_at);
+        }
         if let (Wait::Applied, Some(reply), Some(made)) = (self.wait, self.reply.take(), outcomes) {
             // The client may have gone; the answer is durable for when it asks again.
             let _ = reply.send(Ok(made.answer));
@@ -161,6 +166,9 @@ impl Run {
             Action::SendAbort(index) | Action::SendInquiry(index) => {
                 self.branches_announced[usize::from(index.0)] = None;
                 calls.push(self.call(action, index, physical));
+            }
+            Action::Answer(Decision::Commit) if self.may_be_overtaken() => {
+                self.answers_when_applied = true;
             }
             Action::Answer(_) => self.answer(outcomes.as_mut(), prepared_at),
             Action::AnswerInDoubt => self.answer_in_doubt(),
@@ -309,6 +317,14 @@ impl Run {
         RecordedBranch { participant: branch.name.clone(), identity: branch.identity.to_string() }
     }
 
+    /// Whether somebody with a copy of our log may have aborted what we decided: we were stopped,
+    /// or slow, since the participants last promised us something. What is in the log is no proof
+    /// then, only that they obey.
+    fn may_be_overtaken(&self) -> bool {
+        let unsure = |b: &Branch| b.participant.is_shared() && !b.gauge.is_vouched_for();
+        self.branches.len() > 1 && self.branches.iter().any(unsure)
+    }
+
     /// The outcome is durable: tell the feature state, the counters and the client.
     fn answer(&mut self, outcomes: Option<&mut Outcomes>, prepared_at: Duration) {
         let made = outcomes.expect("an answer follows its persisted outcome");
@@ -387,6 +403,9 @@ impl Run {
                 let failed =
                     matches!(vote, Vote::Unknown(_) | Vote::No(Declined::Technical { .. }));
                 branch.gauge.observe(!failed);
+                if let (Vote::Yes | Vote::ReadOnly, Some(sent)) = (vote, leg.sent_at) {
+                    branch.gauge.vouch(self.started + sent);
+                }
                 self.inner.observe_vote(&branch.name, VoteTiming::InTime);
                 if matches!(vote, Vote::Yes) && self.branches.len() > 1 {
                     self.branches_announced[index] = branch.participant.announce();

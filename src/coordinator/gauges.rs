@@ -1,9 +1,13 @@
-//! Live counters of each participant: what features and operators look at.
+//! Live counters of each participant: what features and operators look at, and since when it is
+//! known that nobody has overtaken us there.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::time::Instant;
+
 use crate::features::LegContext;
+use crate::participants::LEASE;
 
 /// Weight of the newest call in the health average: about the last twenty calls count.
 const HEALTH_STEP: f64 = 0.05;
@@ -13,6 +17,8 @@ const HEALTH_STEP: f64 = 0.05;
 pub(super) struct Gauge {
     in_flight: AtomicU32,
     health: Mutex<f64>,
+    /// When the newest vote that was a promise was asked for.
+    vouched: Mutex<Option<Instant>>,
 }
 
 /// A branch in flight.
@@ -27,7 +33,7 @@ impl Drop for Entered {
 
 impl Default for Gauge {
     fn default() -> Self {
-        Self { in_flight: AtomicU32::new(0), health: Mutex::new(1.0) }
+        Self { in_flight: AtomicU32::new(0), health: Mutex::new(1.0), vouched: Mutex::default() }
     }
 }
 
@@ -50,5 +56,17 @@ impl Gauge {
         let mut health = self.health.lock().expect("no panic while held");
         let target = if answered { 1.0 } else { 0.0 };
         *health += HEALTH_STEP * (target - *health);
+    }
+
+    /// Told of each vote that promises something: it was asked for at `asked`.
+    pub(super) fn vouch(&self, asked: Instant) {
+        let mut vouched = self.vouched.lock().expect("no panic while held");
+        *vouched = (*vouched).max(Some(asked));
+    }
+
+    /// Whether a vote still vouches for us.
+    pub(super) fn is_vouched_for(&self) -> bool {
+        let vouched = *self.vouched.lock().expect("no panic while held");
+        vouched.is_some_and(|asked| asked.elapsed() <= LEASE)
     }
 }

@@ -157,8 +157,12 @@ impl Coordinator {
         Ok(Predicted { insights, plan })
     }
 
-    /// The durable answer of a transaction; `None` if it was never finished.
+    /// The durable answer of a transaction; `None` if it was never finished, or not far enough to
+    /// be answered.
     pub fn answer(&self, id: &TxnId) -> Result<Option<Answer>, SubmitError> {
+        if self.is_in_flight(id) {
+            return Ok(None);
+        }
         Ok(self.inner.stored(id)?.map(|(answer, _)| answer))
     }
 
@@ -384,6 +388,7 @@ impl Inner {
             reply: Some(reply),
             forced: None,
             forgotten: None,
+            answers_when_applied: false,
             inner: self,
         };
         match run.draft.plan.admission {

@@ -12,6 +12,8 @@ mod remote;
 mod sql;
 mod tls;
 
+use std::time::Duration;
+
 pub use futures_util::future::BoxFuture;
 
 pub use crate::store::Announced;
@@ -20,6 +22,14 @@ use crate::txn::{Epoch, Gid, LogId, Operation, PhysicalId, Vote};
 pub use finding::Finding;
 pub use remote::Remote;
 pub use sql::OperationSql;
+
+/// How long a vote vouches, from when it was asked for, that its coordinator had not been overtaken
+/// by another with a copy of its log: a commit that is answered within this time reaches the
+/// participant before that other one decides anything there (see [`GRACE`]).
+pub const LEASE: Duration = Duration::from_millis(250);
+/// How long a claim waits, once it is stored, before it ends what sessions of older epochs are
+/// there: [`LEASE`], and the time in which a commit that was sent by then arrives.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Why a participant refuses a coordinator at start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +92,12 @@ pub trait Participant: Send + Sync {
     /// Fences every older epoch of `log`: their prepares are refused from now on. Answers the
     /// server's own identity, made with its data: names change, this does not.
     fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>>;
+
+    /// Whether another process could claim a later epoch of our log here while we run. A store of
+    /// our own is locked, and a copy of our folder has a copy of it.
+    fn is_shared(&self) -> bool {
+        true
+    }
 
     /// Tells it that a call for a branch is about to come, until the guard is dropped after that
     /// call: a participant that groups its flushes waits for it.

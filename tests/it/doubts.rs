@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::house::{House, OPENING, across, within};
 use crate::pair::{Pair, SIDES, Side, eventually};
+use crate::processes;
 use crate::proxy::{Moment, Outage};
 use crate::server::Served;
 
@@ -108,6 +109,52 @@ async fn an_older_copy_of_the_data_folder_refuses_to_start_however_often_and_tou
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_coordinator_that_a_copy_overtook_answers_nothing_that_the_copy_undid() {
+    let Some(mut house) = House::build("", |sections| sections).await else { return };
+    let file = house.folder().join("presume.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("= 3000", "= 60000");
+    std::fs::write(&file, text).unwrap();
+    house.start();
+    house.works().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let transfer = across("t1", 1, 1);
+    house.proxy(Side::Right).set("XA PREPARE", Moment::HeldBack, Outage::OneConnection);
+    let mut answer = std::pin::pin!(house.submit(&transfer));
+    let overtaken = async {
+        house.proxy(Side::Right).sprung().await;
+        let prepared = |side| !house.pair.prepared(side).is_empty();
+        eventually("prepared at the left", || prepared(Side::Left)).await;
+        processes::pause(house.served().pid());
+        // Its vote waits in the stopped process.
+        house.proxy(Side::Right).let_go();
+        eventually("prepared at the right", || prepared(Side::Right)).await;
+        let copied = elsewhere.path().join("copy");
+        copy(house.folder(), &copied);
+        let copied = Served::start(&copied, &[]);
+        eventually("undone", || !prepared(Side::Left) && !prepared(Side::Right)).await;
+        processes::resume(house.served().pid());
+        // Both have voted yes, and it knows of nobody else.
+        while house.get("/v1/transactions/t1").await["unresolved"]["decision"] != "commit" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        copied
+    };
+    let copied = tokio::select! {
+        copied = overtaken => copied,
+        answer = &mut answer => panic!("answered {answer:?}"),
+    };
+    // As long as it may take to be wrong.
+    let wrong = tokio::time::timeout(Duration::from_secs(1), answer).await;
+    assert!(wrong.is_err(), "answered {wrong:?}");
+    assert_eq!(house.get("/v1/transactions/t1").await["status"], "in_flight");
+    house.assert_moved(1, 0, "undone by the copy");
+    let answer = crate::load::submit(&house.client, &copied.url, &transfer).await.unwrap();
+    assert_eq!(answer["outcome"], "committed", "by the copy, which never heard of it");
+    house.pair.settled("by the copy").await;
+    house.assert_moved(1, 1, "once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

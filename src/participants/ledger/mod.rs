@@ -220,6 +220,10 @@ impl Participant for Ledger {
         operation::validate(operation)
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>> {
         Box::pin(async move {
             self.claim(log, epoch).await?;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::errors::text;
 use super::sessions::{Session, Sessions};
 use super::{Claimed, Inner, check, schema};
-use crate::participants::ClaimError;
+use crate::participants::{ClaimError, GRACE};
 use crate::txn::{Epoch, LogId};
 
 /// How often it is looked whether the sessions of older epochs are gone.
@@ -69,8 +69,11 @@ fn holder(row: &Row) -> (u64, Vec<u8>) {
 }
 
 /// Ends the sessions of older epochs and waits until they are gone: what they had begun is rolled
-/// back or prepared by then.
+/// back or prepared by then. First they may bring to its end what they decided.
 async fn end_older(sessions: &Sessions, session: &mut Session) -> Result<(), Error> {
+    if !sessions.others(session).await?.is_empty() {
+        tokio::time::sleep(GRACE).await;
+    }
     loop {
         let left = sessions.end_others(session).await?;
         if left == 0 {

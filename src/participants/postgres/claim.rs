@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::connection::Holder;
 use super::errors::text;
 use super::{Claimed, Inner, Understood, check, connection, schema};
-use crate::participants::ClaimError;
 use crate::participants::sql::Statement;
+use crate::participants::{ClaimError, GRACE};
 use crate::txn::{Epoch, LogId, OperationName};
 
 /// How often it is looked whether the sessions of older epochs are gone.
@@ -96,9 +96,12 @@ async fn marking(client: &Client, statement: &Statement, types: &[Type]) -> Opti
 }
 
 /// Ends the sessions of older epochs and waits until they are gone: what they had begun is rolled
-/// back or prepared by then.
+/// back or prepared by then. First they may bring to its end what they decided.
 async fn end_older(client: &Client, log: LogId, name: &str) -> Result<(), tokio_postgres::Error> {
     let prefix = connection::application_prefix(log);
+    if !client.query(schema::OLDER, &[&prefix, &name]).await?.is_empty() {
+        tokio::time::sleep(GRACE).await;
+    }
     loop {
         let left = client.query(schema::END_OLDER, &[&prefix, &name]).await?;
         if left.is_empty() {

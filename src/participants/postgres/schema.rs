@@ -63,7 +63,13 @@ pub(super) const HOLDS: &str =
 pub(super) const CLAIMED: &str = "SELECT epoch FROM presume.epoch WHERE log = $1";
 
 /// Prefix of the application name up to the epoch, own application name → sessions of older
-/// epochs that are still there, each told to end.
+/// epochs that are still there.
+pub(super) const OLDER: &str = "\
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND starts_with(application_name, $1)
+  AND application_name <> $2 AND pid <> pg_backend_pid()";
+
+/// The same, each told to end.
 pub(super) const END_OLDER: &str = "\
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND starts_with(application_name, $1)
