@@ -175,9 +175,9 @@ impl Coordinator {
     pub fn status(&self) -> Status {
         let inner = &self.inner;
         Status {
-            healthy: inner.log.healthy(),
-            recovering: inner.recovering.load(Ordering::Relaxed),
-            draining: inner.draining.load(Ordering::Relaxed),
+            healthy: self.is_healthy(),
+            recovering: self.is_recovering(),
+            draining: self.is_draining(),
             in_flight: inner.in_flight.lock().expect("no panic while held").len(),
             unfinished: inner.unfinished.load(Ordering::Relaxed),
             unsettled: inner.unsettled.load(Ordering::Relaxed),

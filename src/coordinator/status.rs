@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use super::Coordinator;
 use super::members::ParticipantStatus;
 use crate::txn::{Mode, Outcome, Reason};
 
@@ -36,6 +37,24 @@ pub struct Status {
     pub mode: Mode,
     /// Flushes of the decision log since start.
     pub flushes: u64,
+}
+
+/// What every submission asks: three flags, where a whole [`Status`] copies maps and texts.
+impl Coordinator {
+    /// Whether the decision log takes writes.
+    pub fn is_healthy(&self) -> bool {
+        self.inner.log.healthy()
+    }
+
+    /// Whether start-up still waits for recovery.
+    pub fn is_recovering(&self) -> bool {
+        self.inner.recovering.load(Ordering::Relaxed)
+    }
+
+    /// Whether new transactions are refused because it is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.inner.draining.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Debug, Default)]

@@ -47,7 +47,7 @@ impl App {
         if self.draining.load(Ordering::Relaxed) {
             return Some(NotReady::Draining);
         }
-        self.service.backend.reading().not_ready
+        self.service.backend.not_ready()
     }
 
     fn ledger(&self, name: &str) -> Result<&Ledger, Problem> {
@@ -186,11 +186,8 @@ async fn ready(State(app): Shared) -> Response {
 }
 
 async fn metrics(State(app): Shared) -> Response {
-    let mut reading = app.service.backend.reading();
-    if app.draining.load(Ordering::Relaxed) {
-        reading.not_ready = Some(NotReady::Draining);
-    }
-    let doubts = app.service.backend.doubts();
+    app.metrics.ready(app.not_ready().is_none());
+    let (reading, doubts) = (app.service.backend.reading(), app.service.backend.doubts());
     let text = app.metrics.render(&reading, &doubts, &(app.service.stores)());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -29,7 +29,10 @@ pub trait Backend: Send + Sync + 'static {
     /// A finished transaction's answer; [`SubmitError::InFlight`] while it runs.
     fn answer(&self, id: &TxnId) -> Result<Option<Answer>, SubmitError>;
 
-    /// Health and counters as of now.
+    /// Why no transactions are taken, if so. Asked with every submission: it must be cheap.
+    fn not_ready(&self) -> Option<NotReady>;
+
+    /// Counters as of now.
     fn reading(&self) -> Reading;
 
     /// The participants, as of now.
@@ -99,11 +102,9 @@ impl NotReady {
     }
 }
 
-/// Health and counters at one moment. Counts run since start.
+/// Counters at one moment. Counts run since start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reading {
-    /// Why no transactions are taken, if so.
-    pub not_ready: Option<NotReady>,
     /// Transactions that run now.
     pub in_flight: u64,
     /// Transactions that are not applied everywhere yet, those in flight included.

@@ -31,20 +31,22 @@ impl Backend for Coordinator {
         }
     }
 
+    fn not_ready(&self) -> Option<NotReady> {
+        match () {
+            () if !self.is_healthy() => Some(NotReady::LogFailed("it takes no writes".into())),
+            () if self.is_draining() => Some(NotReady::Draining),
+            () if self.is_recovering() => Some(NotReady::Recovering),
+            () => None,
+        }
+    }
+
     fn reading(&self) -> Reading {
         let status = self.status();
-        let not_ready = match () {
-            () if !status.healthy => Some(NotReady::LogFailed("it takes no writes".into())),
-            () if status.draining => Some(NotReady::Draining),
-            () if status.recovering => Some(NotReady::Recovering),
-            () => None,
-        };
         let fallbacks = self.serving().fallbacks();
         let counted = |(target, cause, count): (Target, FallbackCause, u64)| {
             (target.to_string(), cause.to_string(), count)
         };
         Reading {
-            not_ready,
             in_flight: status.in_flight as u64,
             unfinished: status.unfinished as u64,
             outcomes: status.outcomes.iter().map(|(o, n)| (o.to_string(), *n)).collect(),

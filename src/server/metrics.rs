@@ -103,6 +103,11 @@ impl Metrics {
         self.connections_refused.increment(1);
     }
 
+    /// Shows whether transactions are taken.
+    pub fn ready(&self, ready: bool) {
+        self.gauge("presume_ready", []).set(if ready { 1.0 } else { 0.0 });
+    }
+
     /// Takes over the readings and renders everything.
     pub fn render(&self, reading: &Reading, doubts: &Doubts, stores: &[StoreReading]) -> String {
         self.take_over(reading, stores);
@@ -125,8 +130,6 @@ impl Metrics {
     fn take_over(&self, reading: &Reading, stores: &[StoreReading]) {
         self.gauge("presume_transactions_in_flight", []).set(reading.in_flight as f64);
         self.gauge("presume_transactions_unfinished", []).set(reading.unfinished as f64);
-        let ready = if reading.not_ready.is_none() { 1.0 } else { 0.0 };
-        self.gauge("presume_ready", []).set(ready);
         for (outcome, count) in &reading.outcomes {
             let labels = [Label::new("outcome", outcome.clone())];
             self.counter("presume_transactions_total", labels).absolute(*count);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub struct Fake {
     pub stopped: AtomicBool,
     pub drained: AtomicBool,
     pub not_ready: Mutex<Option<NotReady>>,
+    /// How often all counters were read.
+    pub readings: AtomicUsize,
     /// What was asked for when unresolved transactions were listed.
     pub queries: Mutex<Vec<Query>>,
     /// What operators have ended.
@@ -91,6 +93,7 @@ impl Fake {
             stopped: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             not_ready: Mutex::new(None),
+            readings: AtomicUsize::new(0),
             queries: Mutex::default(),
             resolved: Mutex::default(),
             answers: Mutex::new(BTreeMap::new()),
@@ -139,9 +142,13 @@ impl Backend for Fake {
         Ok(self.answers.lock().unwrap().get(id).cloned())
     }
 
+    fn not_ready(&self) -> Option<NotReady> {
+        self.not_ready.lock().unwrap().clone()
+    }
+
     fn reading(&self) -> Reading {
+        self.readings.fetch_add(1, Ordering::SeqCst);
         Reading {
-            not_ready: self.not_ready.lock().unwrap().clone(),
             in_flight: 3,
             unfinished: 5,
             foreign_branches: 0,

@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use serde_json::json;
 
 use super::fake::{Fake, reply, serve, serve_ledgers};
@@ -173,6 +175,7 @@ async fn readiness_gives_its_reason_and_submissions_are_refused() {
         *server.fake.not_ready.lock().unwrap() = Some(reason);
         let ready = server.get("/readyz").await;
         assert_eq!((ready.status, ready.json()["reason"].as_str()), (503, Some(code)));
+        assert!(server.get("/metrics").await.text.contains("presume_ready 0"));
         let answer = server.submit(&transfer()).await;
         if code == "recovering" {
             assert_eq!(answer.status, 200, "recovery of some stops no others");
@@ -181,6 +184,15 @@ async fn readiness_gives_its_reason_and_submissions_are_refused() {
         }
         assert_eq!(server.get("/healthz").await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_submission_takes_no_reading() {
+    let server = serve(Fake::new()).await;
+    assert_eq!(server.submit(&transfer()).await.status, 200);
+    assert_eq!(server.fake.readings.load(Ordering::SeqCst), 0);
+    server.get("/metrics").await;
+    assert_eq!(server.fake.readings.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
