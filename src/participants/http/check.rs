@@ -78,12 +78,17 @@ fn unfit<T>(sorted: Sorted<T>) -> ClaimError {
 }
 
 /// Everything that a claim insists on.
-fn findings(service: &Description) -> Vec<Finding> {
-    let protocol = format!("{}, {PROTOCOL} is needed", answers::shown(&service.protocol));
-    let retention = format!(
-        "outcomes are kept for {} s, at least {RETENTION_S_MIN} s are needed",
-        service.outcome_retention_s
-    );
+pub(super) fn findings(service: &Description) -> Vec<Finding> {
+    let mut protocol = answers::shown(&service.protocol);
+    if !service.speaks_ours() {
+        protocol = format!("it speaks {protocol:?}, {PROTOCOL} is needed");
+    }
+    let kept_s = service.outcome_retention_s;
+    let keeps_long_enough = kept_s >= RETENTION_S_MIN;
+    let mut retention = format!("outcomes are kept for {kept_s} s");
+    if !keeps_long_enough {
+        retention = format!("{retention}, at least {RETENTION_S_MIN} s are needed");
+    }
     let identity = answers::shown(&service.identity);
     vec![
         Finding::new("protocol", service.speaks_ours(), protocol, "another version of the service"),
@@ -95,7 +100,7 @@ fn findings(service: &Description) -> Vec<Finding> {
         ),
         Finding::new(
             "retention",
-            service.outcome_retention_s >= RETENTION_S_MIN,
+            keeps_long_enough,
             retention,
             "a longer retention at the service",
         ),

@@ -338,3 +338,35 @@ fn operations_are_checked_by_the_services_own_words() {
         "debit(account string, amount integer, note? any)"
     );
 }
+
+#[test]
+fn a_finding_names_what_is_needed_only_where_it_is_lacking() {
+    let found = |protocol: &str, identity: &str, retention_s: u64| {
+        let service: Description = serde_json::from_value(json!({
+            "protocol": protocol, "identity": identity, "outcome_retention_s": retention_s,
+            "body_bytes_max": 4096, "operations": [],
+        }))
+        .unwrap();
+        let findings = check::findings(&service);
+        findings.iter().map(|f| format!("{} {f}", f.ok)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        found(PROTOCOL, "wallet:1", 86_400),
+        [
+            "true protocol: presume-participant/1",
+            "true identity: \"wallet:1\"",
+            "true retention: outcomes are kept for 86400 s",
+        ]
+    );
+    assert_eq!(
+        found("presume-participant/2", "", 3_600),
+        [
+            "false protocol: it speaks \"presume-participant/2\", presume-participant/1 is needed; \
+             mend it with: another version of the service",
+            "false identity: \"\"; mend it with: an identity of 1 to 100 visible ASCII characters, \
+             made with the service's data",
+            "false retention: outcomes are kept for 3600 s, at least 86400 s are needed; \
+             mend it with: a longer retention at the service",
+        ]
+    );
+}
