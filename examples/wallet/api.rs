@@ -8,7 +8,8 @@ use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{BoxError, Json, Router};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -120,11 +121,7 @@ impl FromRequest<Arc<Service>> for Signed {
             || Refusal::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", "too many requests");
         let place = service.places.clone().try_acquire_owned().map_err(|_| busy())?;
         let (head, body) = request.into_parts();
-        let too_large = |_| {
-            let detail = format!("a body may have {BODY_BYTES_MAX} bytes");
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
-        };
-        let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
+        let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(unread)?.to_bytes();
         if let Some(secret) = &service.secret {
             let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
             signature::check(secret, &head.method, path, &head.headers, &body)?;
@@ -133,6 +130,15 @@ impl FromRequest<Arc<Service>> for Signed {
         let key = key.and_then(|value| value.to_str().ok()).map(str::to_owned);
         Ok(Self { key, headers: head.headers, body, _place: place })
     }
+}
+
+/// Why a body was not read to its end.
+fn unread(error: BoxError) -> Refusal {
+    if error.is::<LengthLimitError>() {
+        let detail = format!("a body may have {BODY_BYTES_MAX} bytes");
+        return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail);
+    }
+    Refusal::malformed(format!("the body broke off: {error}"))
 }
 
 impl Signed {

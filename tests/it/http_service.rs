@@ -8,6 +8,8 @@ use presume::participants::http::{Error, Http};
 use presume::participants::{Ack, ClaimError, EndedBelow, Inquiry, Participant};
 use presume::txn::{BranchIndex, Declined, Epoch, Gid, LogId, Operation, PhysicalId, Vote};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::middleman::{Act, Call, between};
@@ -315,4 +317,37 @@ async fn another_service_behind_the_same_address_is_not_taken_for_it() {
     assert!(why.contains("wrong_service"), "{why}");
     *to.lock().unwrap() = false;
     assert_eq!(http.commit(gid(1)).await, Ack::Done);
+}
+
+/// Sends bytes as they are, and no more of them: what is answered.
+async fn raw(server: &WalletServer, bytes: &str) -> String {
+    let url = server.url();
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
+    let mut answer = Vec::new();
+    // What is not read any more may be answered by a reset, after the answer.
+    let _ = stream.write_all(bytes.as_bytes()).await;
+    let _ = stream.shutdown().await;
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_off_is_malformed_and_only_a_long_one_is_too_large() {
+    let server = WalletServer::start(&[], &[]);
+    let chunked = "transfer-encoding: chunked\r\n\r\n";
+    let long = "x".repeat(300_000);
+    for (body, status, code) in [
+        ("content-length: 500\r\n\r\n{\"log\":".to_owned(), 400, "malformed"),
+        (format!("{chunked}ff\r\n{{\"log\":"), 400, "malformed"),
+        (format!("{chunked}7\r\n{{\"log\":\r\nno number\r\n"), 400, "malformed"),
+        (format!("{chunked}{:x}\r\n{long}\r\n0\r\n\r\n", long.len()), 413, "too_large"),
+        (format!("content-length: {}\r\n\r\n{long}", long.len()), 413, "too_large"),
+    ] {
+        let head = "POST /v1/claims HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+        let answer = raw(&server, &format!("{head}{body}")).await;
+        let begin = format!("HTTP/1.1 {status} ");
+        let shown = &body[..body.len().min(60)];
+        assert!(answer.starts_with(&begin) && answer.contains(code), "{shown:?}: {answer}");
+    }
+    assert_eq!(reqwest::get(format!("{}/accounts/a", server.url())).await.unwrap().status(), 404);
 }
