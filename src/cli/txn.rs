@@ -213,5 +213,45 @@ fn describe(answer: &Value, id: &str, outcome: &str) -> String {
     if let Some(total) = answer["timings_ms"]["total"].as_f64() {
         line("took", format!("{total:.1} ms"));
     }
+    for resolution in answer["resolutions"].as_array().into_iter().flatten() {
+        let word = |key: &str| resolution[key].as_str().unwrap_or_default();
+        let stated = unresolved::describe_resolution(resolution);
+        line("resolution", format!("{stated}, {}: {}", word("at"), word("reason")));
+    }
+    if answer["unresolved"].is_object() {
+        text += &(unresolved::describe_one(&answer["unresolved"]).join("\n") + "\n");
+    }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unresolved_is_shown_as_it_is_listed_below_what_operators_stated() {
+        let unresolved = json!({
+        "ids": ["t1"], "state": "telling", "decision": "commit", "origin": "running",
+        "age_s": 31.26, "branches": [
+            {"participant": "left", "state": "acknowledged", "gid": "presume:1:1:7:0"},
+            {"participant": "right", "state": "waiting", "gid": "presume:1:1:7:1",
+                "diagnosis": "right has not acknowledged", "look": "XA RECOVER"},
+        ]});
+        let answer = json!({
+            "id": "t1", "outcome": "heuristic", "participants": ["left", "right"],
+            "resolutions": [{"participant": "left", "claim": "gone", "by": "A. Clerk",
+                "reason": "server lost", "at": "2026-01-31T09:30:00Z"}],
+            "unresolved": unresolved,
+        });
+        let listed = "t1  telling, commit, running, for 31.3 s\n  \
+                      left  acknowledged  presume:1:1:7:0\n  \
+                      right  waiting  presume:1:1:7:1\n    \
+                      right has not acknowledged\n    XA RECOVER\n";
+        let expected = format!(
+            "t1  heuristic\n  participants          left, right\n  resolution            \
+             left is gone by the word of A. Clerk, 2026-01-31T09:30:00Z: server lost\n{listed}"
+        );
+        assert_eq!(describe(&answer, "t1", "heuristic"), expected);
+        assert_eq!(unresolved::describe(&json!({"transactions": [answer["unresolved"]]})), listed);
+    }
 }

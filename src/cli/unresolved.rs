@@ -198,10 +198,7 @@ pub async fn resolve(args: &ResolveArgs) -> anyhow::Result<()> {
         return print_json(&answer);
     }
     let when = if args.offline.asked { "; the next start ends it" } else { "" };
-    print(&format!(
-        "{}: {} is {} by the word of {}{when}\n",
-        args.id, args.branch, args.claim, args.by
-    ))
+    print(&format!("{}: {}{when}\n", args.id, describe_resolution(&answer["resolution"])))
 }
 
 fn show(page: &Value, json: bool) -> anyhow::Result<()> {
@@ -211,24 +208,11 @@ fn show(page: &Value, json: bool) -> anyhow::Result<()> {
     print(&describe(page))
 }
 
-/// The page in words: a line a transaction, and what is open of each branch below it.
-fn describe(page: &Value) -> String {
+/// The page in words.
+pub fn describe(page: &Value) -> String {
     let mut lines = Vec::new();
     for one in each(&page["transactions"]) {
-        let ids: Vec<_> = each(&one["ids"]).map(text).collect();
-        let ids = if ids.is_empty() { "(no transaction)".to_owned() } else { ids.join(", ") };
-        let decision = one["decision"].as_str().unwrap_or("undecided");
-        let age_s = one["age_s"].as_f64().unwrap_or_default();
-        let (state, origin) = (text(&one["state"]), text(&one["origin"]));
-        lines.push(format!("{ids}  {state}, {decision}, {origin}, for {age_s:.1} s"));
-        for branch in each(&one["branches"]) {
-            let (name, state) = (text(&branch["participant"]), text(&branch["state"]));
-            lines.push(format!("  {name}  {state}  {}", text(&branch["gid"])));
-            // A branch that has ended needs no words.
-            let Some(diagnosis) = branch["diagnosis"].as_str() else { continue };
-            lines.push(format!("    {diagnosis}"));
-            lines.extend(branch["look"].as_str().map(|look| format!("    {look}")));
-        }
+        lines.extend(describe_one(one));
     }
     for one in each(&page["left_alone"]) {
         let (name, gid) = (text(&one["participant"]), text(&one["gid"]));
@@ -242,6 +226,31 @@ fn describe(page: &Value) -> String {
         lines.push("nothing".to_owned());
     }
     lines.join("\n") + "\n"
+}
+
+/// An unresolved transaction: a line for it, and what is open of each branch below it.
+pub fn describe_one(one: &Value) -> Vec<String> {
+    let ids: Vec<_> = each(&one["ids"]).map(text).collect();
+    let ids = if ids.is_empty() { "(no transaction)".to_owned() } else { ids.join(", ") };
+    let decision = one["decision"].as_str().unwrap_or("undecided");
+    let age_s = one["age_s"].as_f64().unwrap_or_default();
+    let (state, origin) = (text(&one["state"]), text(&one["origin"]));
+    let mut lines = vec![format!("{ids}  {state}, {decision}, {origin}, for {age_s:.1} s")];
+    for branch in each(&one["branches"]) {
+        let (name, state) = (text(&branch["participant"]), text(&branch["state"]));
+        lines.push(format!("  {name}  {state}  {}", text(&branch["gid"])));
+        // A branch that has ended needs no words.
+        let Some(diagnosis) = branch["diagnosis"].as_str() else { continue };
+        lines.push(format!("    {diagnosis}"));
+        lines.extend(branch["look"].as_str().map(|look| format!("    {look}")));
+    }
+    lines
+}
+
+/// What an operator stated of a branch.
+pub fn describe_resolution(resolution: &Value) -> String {
+    let [name, claim, by] = ["participant", "claim", "by"].map(|key| text(&resolution[key]));
+    format!("{name} is {claim} by the word of {by}")
 }
 
 fn each(value: &Value) -> impl Iterator<Item = &Value> {
