@@ -53,7 +53,7 @@ async fn crash_after_the_decision(house: &mut House, id: &str, account: usize, s
 }
 
 /// Ends what stands prepared there as an operator would by hand.
-async fn end_by_hand(house: &House, side: Side, verb: &str) {
+pub async fn end_by_hand(house: &House, side: Side, verb: &str) {
     match side {
         Side::Left => {
             let gid = house.pair.prepared(side);

@@ -23,6 +23,7 @@ mod middleman;
 mod mysql;
 mod mysql_server;
 mod mysql_traps;
+mod operator;
 mod pair;
 mod postgres;
 mod postgres_server;
