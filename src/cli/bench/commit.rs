@@ -260,6 +260,42 @@ pub(super) struct Run {
     pub(super) answer_ms_p99: f64,
     /// Until every participant had voted.
     pub(super) voted_ms_p50: f64,
+    /// Processor time a transfer, user and system: of this process, clients included, and of all
+    /// else on the machine, which should be the databases. `None` off Linux.
+    pub(super) cpu_ms_own: Option<f64>,
+    pub(super) cpu_ms_others: Option<f64>,
+}
+
+/// Processor time spent, in clock ticks.
+#[derive(Debug, Clone, Copy)]
+struct Cpu {
+    own: f64,
+    machine: f64,
+}
+
+impl Cpu {
+    /// As `proc(5)` has it.
+    fn now() -> Option<Self> {
+        let own = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // The name, in brackets, may hold anything.
+        let fields: Vec<f64> =
+            own.rsplit_once(')')?.1.split_whitespace().map(|f| f.parse().unwrap_or(0.0)).collect();
+        let machine = std::fs::read_to_string("/proc/stat").ok()?;
+        let spent: Vec<f64> =
+            machine.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
+        // user, nice, system, idle, iowait, irq, softirq
+        let busy = spent.get(..7)?.iter().sum::<f64>() - spent[3] - spent[4];
+        Some(Self { own: fields.get(11)? + fields.get(12)?, machine: busy })
+    }
+
+    /// Milliseconds since, of this process and of all others, for each of `count`.
+    fn since(start: Option<Self>, count: u64) -> (Option<f64>, Option<f64>) {
+        let (Some(start), Some(now)) = (start, Self::now()) else { return (None, None) };
+        // Ticks are hundredths of a second wherever Linux shows them.
+        let ms = |ticks: f64| Some(ticks * 10.0 / count.max(1) as f64);
+        let own = now.own - start.own;
+        (ms(own), ms((now.machine - start.machine - own).max(0.0)))
+    }
 }
 
 impl Bench {
@@ -296,7 +332,7 @@ where
     F: Future<Output = anyhow::Result<f64>> + Send,
 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), Cpu::now());
     let until = started + length;
     let mut tasks = tokio::task::JoinSet::new();
     for client in 0..clients {
@@ -321,6 +357,7 @@ where
         voted.add(&votes)?;
     }
     let seconds = started.elapsed().as_secs_f64();
+    let (cpu_ms_own, cpu_ms_others) = Cpu::since(cpu, all.len());
     Ok(Run {
         committed: all.len(),
         seconds,
@@ -328,6 +365,8 @@ where
         answer_ms_p50: all.value_at_quantile(0.5) as f64 / 1e3,
         answer_ms_p99: all.value_at_quantile(0.99) as f64 / 1e3,
         voted_ms_p50: voted.value_at_quantile(0.5) as f64 / 1e3,
+        cpu_ms_own,
+        cpu_ms_others,
     })
 }
 

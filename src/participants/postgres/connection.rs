@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Client, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime,
+    Client, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, QueueMode, RecyclingMethod,
+    Runtime,
 };
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
@@ -97,6 +98,8 @@ pub(super) fn pool(options: &Options, name: &str, holder: Option<Holder>) -> Res
     };
     let timeout = Some(options.connect_timeout);
     let built = Pool::builder(manager)
+        // The session that was used last is warm, at the server, too.
+        .queue_mode(QueueMode::Lifo)
         .max_size(options.connections_max)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(options.listening_horizon))
