@@ -312,10 +312,18 @@ async fn exhausted_slots_decline_and_a_foreign_branch_is_listed_and_left_alone()
     }
     let vote = code(&bank.prepare(7, &[open(7)]).await);
     assert_eq!(vote, "technical prepared_slots_exhausted");
-    for physical in 1..=6 {
+    // One that is aborted while it waits for its slot does not keep it.
+    let waits = [open(8)];
+    let (vote, ()) = tokio::join!(bank.prepare(8, &waits), async {
+        assert_eq!(bank.postgres.abort(gid(8)).await, Ack::Done);
+        assert_eq!(bank.postgres.commit(gid(1)).await, Ack::Done);
+    });
+    assert_eq!(code(&vote), "technical aborted_before");
+    assert_eq!(bank.prepare(9, &[open(9)]).await, Vote::Yes);
+    for physical in [2, 3, 4, 5, 6, 9] {
         assert_eq!(bank.postgres.commit(gid(physical)).await, Ack::Done);
     }
-    assert_eq!(bank.prepare(8, &[open(8)]).await, Vote::Yes);
-    assert_eq!(bank.postgres.commit(gid(8)).await, Ack::Done);
+    assert_eq!(bank.prepare(10, &[open(10)]).await, Vote::Yes);
+    assert_eq!(bank.postgres.commit(gid(10)).await, Ack::Done);
     assert_eq!(bank.postgres.list_prepared().await.unwrap().others, ["somebody"]);
 }

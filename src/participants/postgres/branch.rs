@@ -35,22 +35,35 @@ pub(super) async fn prepare(
     gid: Gid,
     bound: Vec<Bound>,
 ) -> Vote {
-    let slot = claimed.slots.clone().acquire_owned();
-    let Ok(Ok(slot)) = tokio::time::timeout(inner.options.connect_timeout, slot).await else {
-        let detail = "no prepared transaction became free in time".to_owned();
-        let code = "prepared_slots_exhausted".to_owned();
-        return Vote::No(Declined::Technical { code, detail });
+    inner.slots_held.lock().expect("no panic while held").insert(gid, None);
+    let vote = match begin(&inner, &claimed, gid).await {
+        Ok(client) => send_and_judge(&client, gid, &bound).await,
+        Err(declined) => Vote::No(declined),
     };
-    let client = match connection::session(&claimed.pool).await {
-        Ok(client) => client,
-        Err(detail) => return Vote::No(unavailable(detail)),
-    };
-    inner.slots_held.lock().expect("no panic while held").insert(gid, slot);
-    let vote = send_and_judge(&client, gid, &bound).await;
     if matches!(vote, Vote::No(_) | Vote::ReadOnly) {
         inner.slots_held.lock().expect("no panic while held").remove(&gid);
     }
     vote
+}
+
+/// Waits for a slot and a session, unless the branch is aborted meanwhile: then nobody would give
+/// its slot back.
+async fn begin(inner: &Inner, claimed: &Claimed, gid: Gid) -> Result<Client, Declined> {
+    let technical = |code: &str, detail: &str| Declined::Technical {
+        code: code.to_owned(),
+        detail: detail.to_owned(),
+    };
+    let slot = claimed.slots.clone().acquire_owned();
+    let Ok(Ok(slot)) = tokio::time::timeout(inner.options.connect_timeout, slot).await else {
+        let detail = "no prepared transaction became free in time";
+        return Err(technical("prepared_slots_exhausted", detail));
+    };
+    let client = connection::session(&claimed.pool).await.map_err(unavailable)?;
+    match inner.slots_held.lock().expect("no panic while held").get_mut(&gid) {
+        Some(held) => *held = Some(slot),
+        None => return Err(technical("aborted_before", "it was aborted while it waited")),
+    }
+    Ok(client)
 }
 
 async fn send_and_judge(client: &Client, gid: Gid, bound: &[Bound]) -> Vote {

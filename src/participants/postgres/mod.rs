@@ -134,7 +134,7 @@ struct Inner {
     /// What a claim brought.
     claimed: ArcSwapOption<Claimed>,
     /// Permits of branches that are prepared, or may be.
-    slots_held: Mutex<HashMap<Gid, OwnedSemaphorePermit>>,
+    slots_held: Mutex<HashMap<Gid, Option<OwnedSemaphorePermit>>>,
 }
 
 /// What is known of the server since our epoch was claimed.
