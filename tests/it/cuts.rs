@@ -109,10 +109,11 @@ async fn cut_everywhere(side: Side) {
             let proxy = house.proxy(side);
             proxy.set(step.bytes(side), moment, outage);
             let transfer = step.transfer(&id, side, account);
+            let here = account;
             let cut = async {
                 proxy.sprung().await;
                 if moment == Moment::BeforeItIsAnswered {
-                    step.done(&house, side, account).await;
+                    step.done(&house, side, here).await;
                     proxy.cut(outage);
                 }
                 // One participant alone must be asked before there is an answer.

@@ -47,8 +47,9 @@ async fn crash_after_the_decision(house: &mut House, id: &str, account: usize, s
         }
     };
     // An answer comes as well, unless a slow disk lets it wait for those who cannot obey.
+    let transfer = across(id, account, 1);
     tokio::select! {
-        answer = house.answer(&across(id, account, 1)) => {
+        answer = house.answer(&transfer) => {
             assert_eq!(answer["outcome"], "committed");
         }
         () = told => {}
