@@ -54,6 +54,11 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "coordinator",
+        "unfinished_per_participant_max",
+        "The same of those with a branch at one participant; more are refused there alone.",
+    ),
+    key(
+        "coordinator",
         "recovery_wait_ms",
         "How long start-up waits for recovery before it goes on.",
     ),

@@ -1,7 +1,7 @@
 //! Live counters of each participant: what features and operators look at, and since when it is
 //! known that nobody has overtaken us there.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
@@ -16,6 +16,7 @@ const HEALTH_STEP: f64 = 0.05;
 #[derive(Debug)]
 pub(super) struct Gauge {
     in_flight: AtomicU32,
+    unfinished: AtomicUsize,
     health: Mutex<f64>,
     /// When the newest vote that was a promise was asked for.
     vouched: Mutex<Option<Instant>>,
@@ -25,6 +26,16 @@ pub(super) struct Gauge {
 #[derive(Debug)]
 pub(super) struct Entered(Arc<Gauge>);
 
+/// A transaction that has a branch there and has not ended.
+#[derive(Debug)]
+pub(super) struct Unfinished(Arc<Gauge>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.unfinished.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -33,7 +44,12 @@ impl Drop for Entered {
 
 impl Default for Gauge {
     fn default() -> Self {
-        Self { in_flight: AtomicU32::new(0), health: Mutex::new(1.0), vouched: Mutex::default() }
+        Self {
+            in_flight: AtomicU32::new(0),
+            unfinished: AtomicUsize::new(0),
+            health: Mutex::new(1.0),
+            vouched: Mutex::default(),
+        }
     }
 }
 
@@ -49,6 +65,11 @@ impl Gauge {
     pub(super) fn enter(self: &Arc<Self>) -> Entered {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Entered(self.clone())
+    }
+
+    /// Counts a transaction as unfinished until the guard is dropped; answers how many there were.
+    pub(super) fn begin(self: &Arc<Self>) -> (usize, Unfinished) {
+        (self.unfinished.fetch_add(1, Ordering::Relaxed), Unfinished(self.clone()))
     }
 
     /// Told once a branch: whether a usable vote came in time.

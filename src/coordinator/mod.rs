@@ -59,7 +59,7 @@ use crate::txn::{
     Plan, Prediction, Timestamp, Transaction, TxnId,
 };
 use driver::{Reply, Run};
-use gauges::Gauge;
+use gauges::{Gauge, Unfinished};
 use in_flight::{Conflict, InFlight};
 use members::{Member, Running, Standing};
 use record::{Draft, LegTrace, insights, timings};
@@ -121,6 +121,7 @@ struct Branch {
     gauge: Arc<Gauge>,
     identity: Arc<str>,
     operations: Vec<Operation>,
+    _unfinished: Unfinished,
 }
 
 impl Coordinator {
@@ -252,16 +253,42 @@ impl Inner {
                 branch.operations.push(operation.clone());
                 continue;
             }
+            let (identity, unfinished) = self.available(name, member)?;
             branches.push(Branch {
                 name: name.clone(),
                 participant: member.participant.clone(),
                 gauge: member.gauge.clone(),
-                identity: available(name, member)?,
+                identity,
                 operations: vec![operation.clone()],
+                _unfinished: unfinished,
             });
         }
         transaction.payment.participants = branches.iter().map(|b| b.name.clone()).collect();
         Ok(branches.into())
+    }
+
+    /// The identity of a participant that takes transactions now, and this one's place there.
+    fn available(
+        &self,
+        name: &ParticipantName,
+        member: &Member,
+    ) -> Result<(Arc<str>, Unfinished), SubmitError> {
+        let away = |detail| SubmitError::ParticipantAway { name: name.clone(), detail };
+        if member.drained() {
+            return Err(away("it is drained".to_owned()));
+        }
+        let identity = match member.standing() {
+            Standing::Ready { identity } => identity,
+            Standing::Away { detail } => return Err(away(detail)),
+        };
+        let (before, unfinished) = member.gauge.begin();
+        let limit = self.options.unfinished_per_participant_max;
+        if before >= limit {
+            return Err(away(format!(
+                "{before} transactions have not ended there, the limit is {limit}"
+            )));
+        }
+        Ok((identity, unfinished))
     }
 
     fn foreign(&self) -> Vec<String> {
@@ -427,18 +454,6 @@ impl Inner {
         let features = state.extract(payment, contexts, at);
         state.apply(&Event::Arrived { at, payment });
         features
-    }
-}
-
-/// The identity of a participant that takes transactions now.
-fn available(name: &ParticipantName, member: &Member) -> Result<Arc<str>, SubmitError> {
-    let away = |detail| SubmitError::ParticipantAway { name: name.clone(), detail };
-    if member.drained() {
-        return Err(away("it is drained".to_owned()));
-    }
-    match member.standing() {
-        Standing::Ready { identity } => Ok(identity),
-        Standing::Away { detail } => Err(away(detail)),
     }
 }
 

@@ -12,6 +12,9 @@ pub struct Options {
     pub in_flight_max: usize,
     /// Transactions whose phase two is not acknowledged yet, answered ones included.
     pub unfinished_max: usize,
+    /// The same of those with a branch at one participant: one that hears no decision keeps new
+    /// transactions from itself before it keeps them from all others.
+    pub unfinished_per_participant_max: usize,
     /// How long start-up works on recovery before it goes on in the background, in milliseconds.
     pub recovery_wait_ms: u64,
     /// How long a participant may take to accept our epoch and to list its prepared branches, in
@@ -33,6 +36,7 @@ impl Default for Options {
         Self {
             in_flight_max: 4096,
             unfinished_max: 65_536,
+            unfinished_per_participant_max: 32_768,
             recovery_wait_ms: 10_000,
             claim_timeout_ms: 15_000,
             scan_interval_ms: 10_000,
@@ -53,6 +57,7 @@ impl Options {
             Err(format!("coordinator.{key} is 0, it must be at least 1"))
         };
         at_least_one("in_flight_max", self.in_flight_max as u64)?;
+        at_least_one("unfinished_per_participant_max", self.unfinished_per_participant_max as u64)?;
         at_least_one("claim_timeout_ms", self.claim_timeout_ms)?;
         at_least_one("scan_interval_ms", self.scan_interval_ms)?;
         at_least_one("retry_ms_first", self.retry_ms_first)?;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
-use crate::house::{ACCOUNTS, House, OPENING, across};
+use crate::house::{ACCOUNTS, House, OPENING, across, within};
 use crate::pair::Side;
 
 const UNFINISHED_MAX: u64 = 24;
@@ -67,4 +67,27 @@ async fn a_backlog_of_phase_two_is_bounded_and_refuses_with_retry_after_until_it
     let opened = OPENING * i64::try_from(ACCOUNTS).unwrap();
     let moved = committed.load(Ordering::SeqCst) + 1;
     assert_eq!((sum(Side::Left), sum(Side::Right)), (opened - moved, opened + moved));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_participant_that_hears_no_decision_keeps_transactions_from_itself_alone() {
+    const LIMIT: usize = 8;
+    let limits = format!("unfinished_per_participant_max = {LIMIT}");
+    let Some(house) = House::open(&limits).await else { return };
+    let left = house.proxy(Side::Left);
+    left.bar(Some("COMMIT PREPARED"));
+    for n in 0..LIMIT {
+        let (status, _, body) = house.submit(&across(&format!("t{n}"), n, 1)).await;
+        assert_eq!((status, &body["outcome"]), (200, &"committed".into()), "{body}");
+    }
+    let (status, again, body) = house.submit(&across("more", LIMIT, 1)).await;
+    assert_eq!((status, again), (503, true), "{body}");
+    let detail = body["detail"].as_str().unwrap();
+    assert!(detail.contains("left") && detail.contains(&LIMIT.to_string()), "{detail}");
+    // Whoever does not need it goes on.
+    let other = house.answer(&within("other", Side::Right, 50, 1)).await;
+    assert_eq!(other["outcome"], "committed");
+    left.bar(None);
+    house.settled("once it hears").await;
+    assert_eq!(house.answer(&across("more", LIMIT, 1)).await["outcome"], "committed");
 }

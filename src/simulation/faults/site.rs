@@ -51,6 +51,7 @@ fn options(profile: &Profile) -> Options {
     Options {
         in_flight_max: 64,
         unfinished_max: 256,
+        unfinished_per_participant_max: 128,
         recovery_wait_ms: profile.recovery_wait_ms,
         claim_timeout_ms: 1_500,
         scan_interval_ms: profile.scan_interval_ms,
