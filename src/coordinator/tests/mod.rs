@@ -4,6 +4,7 @@
 mod faults;
 mod forgetting;
 mod operator;
+mod over_ledger;
 mod overtaken;
 
 use std::path::Path;
