@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use presume::participants::http::{Error, Http};
-use presume::participants::{Ack, ClaimError, EndedBelow, Inquiry, Participant};
+use presume::participants::http::Http;
+use presume::participants::{
+    Ack, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant,
+};
 use presume::txn::{BranchIndex, Declined, Epoch, Gid, LogId, Operation, PhysicalId, Vote};
 use serde_json::json;
 use uuid::Uuid;
@@ -294,7 +296,7 @@ async fn a_service_that_is_wrong_or_away_is_told_so() {
         "technical participant_unavailable"
     );
     let long_lived = Http::new(&presume::participants::http::Options::new("https://h.example"));
-    assert!(matches!(long_lived, Err(Error::Secret { .. })));
+    assert!(matches!(long_lived, Err(ConfigurationError::Secret { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use presume::participants::mysql::{Error, Mysql, Options};
-use presume::participants::{Ack, ClaimError, EndedBelow, Inquiry, OperationSql, Participant};
+use presume::participants::mysql::{Mysql, Options};
+use presume::participants::{
+    Ack, ClaimError, ConfigurationError, EndedBelow, Inquiry, OperationSql, Participant,
+};
 use presume::txn::{BranchIndex, Declined, Epoch, Gid, LogId, Operation, PhysicalId, Vote};
 use serde_json::json;
 use uuid::Uuid;
@@ -487,11 +489,14 @@ fn a_configuration_that_cannot_work_is_refused_without_its_password() {
     let url = "mysql://u:secret@localhost/bank";
     assert_eq!(new(url, 2, 1), Ok(()));
     for (max, reserve) in [(2, 2), (2, 0), (1000, 2)] {
-        assert!(matches!(new(url, max, reserve), Err(Error::Connections { .. })), "{max}");
+        assert!(
+            matches!(new(url, max, reserve), Err(ConfigurationError::Connections { .. })),
+            "{max}"
+        );
     }
     for url in ["postgres://u:secret@h/x", "mysql://u:secret@h", "mysql://u:secret@h/x?y=z", "x"] {
         let error = new(url, 2, 1).unwrap_err();
-        assert!(matches!(error, Error::Url { .. }), "{url}: {error}");
+        assert!(matches!(error, ConfigurationError::Url { .. }), "{url}: {error}");
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 }
