@@ -8,6 +8,8 @@
 mod backpressure;
 mod bad_input;
 mod banks;
+mod branches;
+mod contract;
 mod cuts;
 mod doubts;
 mod endurance;
