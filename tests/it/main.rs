@@ -18,6 +18,7 @@ mod house;
 mod http_conform;
 mod http_service;
 mod http_transfers;
+mod installed;
 mod kill;
 mod layers;
 mod load;
