@@ -142,8 +142,8 @@ fn unread(error: BoxError) -> Refusal {
 }
 
 impl Signed {
-    /// The body of a change under its key.
-    fn change<T: DeserializeOwned>(&self, key: &str) -> Result<T, Refusal> {
+    /// That it is a change under this key.
+    fn is_change(&self, key: &str) -> Result<(), Refusal> {
         let kind = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !kind.is_some_and(|kind| kind.starts_with("application/json")) {
             let detail = "the body must be application/json";
@@ -153,7 +153,7 @@ impl Signed {
         if self.key.as_deref() != Some(key) {
             return Err(Refusal::malformed(format!("the idempotency key must be {key}")));
         }
-        self.json()
+        Ok(())
     }
 
     fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
@@ -210,7 +210,7 @@ struct ClaimBody {
 
 async fn claim(State(service): App, request: Signed) -> Answer {
     let ClaimBody { log: id, epoch, process } = request.json()?;
-    request.change::<ClaimBody>(&format!("{id}:{epoch}"))?;
+    request.is_change(&format!("{id}:{epoch}"))?;
     let log = log(&id)?;
     let identity = service.books.identity.clone();
     change(service, move |books| books.claim(log, epoch, process)).await?;
@@ -252,7 +252,8 @@ async fn commit_one_phase(app: App, Path(path): Path<String>, request: Signed) -
 
 async fn work(State(service): App, path: String, request: Signed, phases: Phases) -> Answer {
     let gid = gid(&path)?;
-    let WorkBody { service: identity, epoch, operations } = request.change(&path)?;
+    request.is_change(&path)?;
+    let WorkBody { service: identity, epoch, operations } = request.json()?;
     is_for(&service, &identity)?;
     if !(1..=OPERATIONS_MAX).contains(&operations.len()) {
         return Err(Refusal::malformed(format!("a branch has 1 to {OPERATIONS_MAX} operations")));
@@ -281,7 +282,8 @@ async fn inquire(app: App, Path(path): Path<String>, request: Signed) -> Answer 
 
 async fn end(State(service): App, path: String, request: Signed, verdict: Verdict) -> Answer {
     let gid = gid(&path)?;
-    let VerdictBody { service: identity, epoch } = request.change(&path)?;
+    request.is_change(&path)?;
+    let VerdictBody { service: identity, epoch } = request.json()?;
     is_for(&service, &identity)?;
     let state = change(service, move |books| books.verdict(gid, epoch, verdict)).await?;
     Ok(Json(json!({"state": state})))
@@ -298,7 +300,7 @@ struct PruneBody {
 
 async fn prune(State(service): App, request: Signed) -> Answer {
     let PruneBody { service: identity, log: id, epoch, physical, older_than_s } = request.json()?;
-    request.change::<PruneBody>(&format!("{id}:{epoch}"))?;
+    request.is_change(&format!("{id}:{epoch}"))?;
     is_for(&service, &identity)?;
     let log = log(&id)?;
     let run = move |books: &Books| books.prune(log, epoch, physical, older_than_s);

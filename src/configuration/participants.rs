@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::participants::http::{self, Http};
 use crate::participants::mysql::{self, Mysql};
 use crate::participants::postgres::{self, Postgres};
-use crate::participants::{OperationSql, Remote};
+use crate::participants::{ConfigurationError, OperationSql, Remote};
 use crate::txn::OperationName;
 
 /// What a participant is.
@@ -140,11 +140,7 @@ impl Participant {
         options.connections_max = self.connections_max.unwrap_or(options.connections_max);
         self.lengths(&mut options.connect_timeout, &mut options.listening_horizon)?;
         options.prepared_reserve = self.prepared_reserve.unwrap_or(options.prepared_reserve);
-        Postgres::new(options).map_err(|error| match error {
-            postgres::Error::Operation { operation, detail } => sql_fault(&operation, detail),
-            postgres::Error::Tls { detail } => fault("tls_ca", detail),
-            other => fault("url", other.to_string()),
-        })
+        Postgres::new(options).map_err(refused)
     }
 
     fn mysql(&self, url: String) -> Result<Mysql, ParticipantFault> {
@@ -153,12 +149,7 @@ impl Participant {
         options.allow_unsafe.clone_from(&self.allow_unsafe);
         options.connections_max = self.connections_max.unwrap_or(options.connections_max);
         self.lengths(&mut options.connect_timeout, &mut options.listening_horizon)?;
-        Mysql::new(options).map_err(|error| match error {
-            mysql::Error::Operation { operation, detail } => sql_fault(&operation, detail),
-            mysql::Error::Tls { detail } => fault("tls_ca", detail),
-            error @ mysql::Error::Connections { .. } => fault("connections_max", error.to_string()),
-            other => fault("url", other.to_string()),
-        })
+        Mysql::new(options).map_err(refused)
     }
 
     fn http(
@@ -174,10 +165,8 @@ impl Participant {
         options.connections_max = self.connections_max.unwrap_or(options.connections_max);
         self.lengths(&mut options.connect_timeout, &mut options.listening_horizon)?;
         Http::new(&options).map_err(|error| match error {
-            http::Error::Url { detail } => fault("url", detail),
-            http::Error::Tls { detail } => fault("tls_ca", detail),
-            http::Error::Secret { detail } => fault("secret", detail),
-            error @ http::Error::Connections { .. } => fault("connections_max", error.to_string()),
+            ConfigurationError::Url { detail } => fault("url", detail),
+            other => refused(other),
         })
     }
 
@@ -210,8 +199,18 @@ impl Participant {
     }
 }
 
-fn sql_fault(operation: &OperationName, detail: String) -> ParticipantFault {
-    fault(&format!("operations.{operation}.sql"), detail)
+/// The key that a refused configuration is to be mended at.
+fn refused(error: ConfigurationError) -> ParticipantFault {
+    let text = error.to_string();
+    match error {
+        ConfigurationError::Operation { operation, detail } => {
+            fault(&format!("operations.{operation}.sql"), detail)
+        }
+        ConfigurationError::Tls { detail } => fault("tls_ca", detail),
+        ConfigurationError::Secret { detail } => fault("secret", detail),
+        ConfigurationError::Connections { .. } => fault("connections_max", text),
+        ConfigurationError::Url { .. } | ConfigurationError::Pool { .. } => fault("url", text),
+    }
 }
 
 fn fault(key: &str, problem: String) -> ParticipantFault {

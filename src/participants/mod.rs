@@ -18,7 +18,7 @@ pub use futures_util::future::BoxFuture;
 
 pub use crate::store::Announced;
 pub use crate::txn::{Ack, Inquiry};
-use crate::txn::{Epoch, Gid, LogId, Operation, PhysicalId, Vote};
+use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, PhysicalId, Vote};
 pub use finding::Finding;
 pub use remote::Remote;
 pub use sql::OperationSql;
@@ -30,6 +30,49 @@ pub const LEASE: Duration = Duration::from_millis(250);
 /// How long a claim waits, once it is stored, before it ends what sessions of older epochs are
 /// there: [`LEASE`], and the time in which a commit that was sent by then arrives.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// Why a participant cannot be made: the configuration is to be mended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigurationError {
+    /// The URL cannot be used.
+    #[error("url: {detail}")]
+    Url {
+        /// Why not, without the URL: it may hold a password.
+        detail: String,
+    },
+    /// Certificates cannot be had.
+    #[error("tls: {detail}")]
+    Tls {
+        /// Why not.
+        detail: String,
+    },
+    /// The secret is missing or too short.
+    #[error("secret: {detail}")]
+    Secret {
+        /// Why it cannot be used, without it.
+        detail: String,
+    },
+    /// An operation is not one statement with named parameters.
+    #[error("operation {operation}: {detail}")]
+    Operation {
+        /// Which.
+        operation: OperationName,
+        /// Why not.
+        detail: String,
+    },
+    /// There are too few connections to work with, or too many.
+    #[error("connections: {detail}")]
+    Connections {
+        /// How many there are, and how many there may be.
+        detail: String,
+    },
+    /// The pool of connections cannot be made.
+    #[error("pool: {detail}")]
+    Pool {
+        /// Why not.
+        detail: String,
+    },
+}
 
 /// Why a participant refuses a coordinator at start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -146,4 +189,9 @@ fn whole<T: Send + 'static>(
 ) -> BoxFuture<'static, T> {
     let task = tokio::spawn(call);
     Box::pin(async move { task.await.unwrap_or_else(|error| lost(error.to_string())) })
+}
+
+/// Nothing was sent, so nothing is prepared or committed.
+fn unavailable(detail: String) -> Declined {
+    Declined::Technical { code: "participant_unavailable".to_owned(), detail }
 }

@@ -5,9 +5,11 @@
 //! comments. Values travel apart from the SQL, so no value can become SQL.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::ConfigurationError;
 use crate::txn::{Declined, Operation, OperationName};
 
 /// The most operations in one branch: what one batch of round trips carries.
@@ -94,6 +96,36 @@ impl Statement {
         let names: BTreeSet<&str> = self.parameters.iter().map(String::as_str).collect();
         names.into_iter().collect::<Vec<_>>().join(", ")
     }
+}
+
+/// The operations of a participant.
+pub(super) type Statements = BTreeMap<OperationName, Arc<Statement>>;
+
+/// Reads every operation of a participant.
+pub(super) fn parse_all(
+    operations: &BTreeMap<OperationName, OperationSql>,
+    placeholders: Placeholders,
+) -> Result<Statements, ConfigurationError> {
+    let statement = |(name, operation): (&OperationName, &OperationSql)| {
+        let parsed = Statement::parse(name, operation, placeholders);
+        let refused = |detail| ConfigurationError::Operation { operation: name.clone(), detail };
+        Ok((name.clone(), Arc::new(parsed.map_err(refused)?)))
+    };
+    operations.iter().map(statement).collect()
+}
+
+/// Binds every operation of a branch by `one`, whose `Err` is one sentence.
+pub(super) fn bind_all<T>(
+    operations: &[Operation],
+    one: impl Fn(&Operation) -> Result<T, String>,
+) -> Result<Vec<T>, Declined> {
+    let business = |code: &str, detail| Declined::Business { code: code.to_owned(), detail };
+    if operations.len() > OPERATIONS_MAX {
+        let detail = format!("{} operations, at most {OPERATIONS_MAX}", operations.len());
+        return Err(business("too_many_operations", detail));
+    }
+    let bound = operations.iter().map(one).collect::<Result<_, String>>();
+    bound.map_err(|detail| business("bad_parameter", detail))
 }
 
 /// Finds an operation among those of a participant; `Err` is one sentence.

@@ -188,6 +188,25 @@ pub struct Payment {
     pub participants: Vec<ParticipantName>,
 }
 
+impl Payment {
+    /// One of which no more is known: to nobody named, within the country, tried for the first time
+    /// by participants that its operations are to tell.
+    pub fn new(kind: Kind, customer: Customer, amount: Money) -> Self {
+        Self {
+            kind,
+            customer,
+            counterparty: None,
+            amount,
+            cross_border: false,
+            requires_consistency: true,
+            location: None,
+            attempt: 1,
+            system_load_ratio: None,
+            participants: Vec::new(),
+        }
+    }
+}
+
 /// Parameters of an operation, by name. Typed when bound, never spliced into a statement.
 pub type Params = BTreeMap<String, serde_json::Value>;
 

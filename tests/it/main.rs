@@ -8,6 +8,8 @@
 mod backpressure;
 mod bad_input;
 mod banks;
+mod branches;
+mod contract;
 mod cuts;
 mod doubts;
 mod endurance;
@@ -16,6 +18,7 @@ mod house;
 mod http_conform;
 mod http_service;
 mod http_transfers;
+mod installed;
 mod kill;
 mod layers;
 mod load;

@@ -5,72 +5,27 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use presume::participants::mysql::{Error, Mysql, Options};
-use presume::participants::{Ack, ClaimError, EndedBelow, Inquiry, OperationSql, Participant};
-use presume::txn::{BranchIndex, Declined, Epoch, Gid, LogId, Operation, PhysicalId, Vote};
+use presume::participants::mysql::{Mysql, Options};
+use presume::participants::{
+    Ack, ClaimError, ConfigurationError, EndedBelow, Inquiry, OperationSql, Participant,
+};
+use presume::txn::{Epoch, LogId, OperationName, PhysicalId, Vote};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::branches::{at, code, credit, debit, gid, log, operation};
+use crate::contract::{self, AnyBank};
 use crate::mysql_server::MysqlServer;
 
-pub fn log() -> LogId {
-    LogId(Uuid::from_u128(7))
-}
-
-pub fn gid(physical: u64) -> Gid {
-    Gid { log: log(), epoch: Epoch(1), physical: PhysicalId(physical), branch: BranchIndex(0) }
-}
-
-fn operations() -> BTreeMap<presume::txn::OperationName, OperationSql> {
-    let one = |name: &str, sql: &str, expect_rows| {
-        (name.parse().unwrap(), OperationSql { sql: sql.to_owned(), expect_rows })
-    };
-    BTreeMap::from([
-        one(
-            "debit",
-            "UPDATE accounts SET balance = balance - $amount \
-             WHERE id = $account AND balance >= $amount",
-            Some(1),
-        ),
-        one(
-            "credit",
-            "UPDATE accounts SET balance = balance + $amount WHERE id = $account",
-            Some(1),
-        ),
-        one("open", "INSERT INTO accounts (id, balance) VALUES ($account, $amount)", None),
-        one("look", "SELECT balance FROM accounts WHERE id = $account", Some(1)),
-        one("hold", "SELECT balance FROM accounts WHERE id = $account FOR UPDATE", Some(1)),
-        one("note", "UPDATE accounts SET note = $note WHERE id = $account", None),
+fn operations() -> BTreeMap<OperationName, OperationSql> {
+    contract::operations(&[
+        ("hold", "SELECT balance FROM accounts WHERE id = $account FOR UPDATE", Some(1)),
         // Has its row for a while before it goes on.
-        one(
-            "linger",
-            "UPDATE accounts SET note = 0 WHERE id = $account AND SLEEP(0.4) = 0",
-            Some(1),
-        ),
-        one("stay", "UPDATE accounts SET note = 0 WHERE id = $account AND SLEEP(9) = 0", Some(1)),
+        ("linger", "UPDATE accounts SET note = 0 WHERE id = $account AND SLEEP(0.4) = 0", Some(1)),
+        ("stay", "UPDATE accounts SET note = 0 WHERE id = $account AND SLEEP(9) = 0", Some(1)),
         // Would commit by itself.
-        one("shape", "CREATE TABLE shape (id int)", None),
+        ("shape", "CREATE TABLE shape (id int)", None),
     ])
-}
-
-pub fn operation(name: &str, params: serde_json::Value) -> Operation {
-    Operation {
-        participant: "bank".parse().unwrap(),
-        operation: name.parse().unwrap(),
-        params: serde_json::from_value(params).unwrap(),
-    }
-}
-
-pub fn at(name: &str, account: &str) -> Operation {
-    operation(name, json!({"account": account}))
-}
-
-pub fn debit(account: &str, amount: i64) -> Operation {
-    operation("debit", json!({"account": account, "amount": amount}))
-}
-
-pub fn credit(account: &str, amount: i64) -> Operation {
-    operation("credit", json!({"account": account, "amount": amount}))
 }
 
 pub struct Bank {
@@ -106,27 +61,6 @@ impl Bank {
         Mysql::new(options).unwrap()
     }
 
-    pub async fn prepare(&self, physical: u64, operations: &[Operation]) -> Vote {
-        self.mysql.prepare(gid(physical), operations).await
-    }
-
-    pub fn balance(&self, account: &str) -> i64 {
-        let sql = format!("SELECT balance FROM accounts WHERE id = '{account}'");
-        self.server.sql(&sql).parse().unwrap()
-    }
-
-    pub fn markers(&self) -> String {
-        let sql = "SELECT COALESCE(GROUP_CONCAT(physical, ' ', ended ORDER BY physical), '') \
-                   FROM presume_marker";
-        self.server.sql(sql)
-    }
-
-    pub async fn assert_nothing_prepared(&self) {
-        assert_eq!(self.mysql.list_prepared().await.unwrap().branches, []);
-        // Every session is as it was: nothing is left in a transaction.
-        assert_eq!(self.server.sql("SELECT trx_id FROM information_schema.innodb_trx"), "");
-    }
-
     /// Ids of our sessions at the server.
     pub fn sessions(&self) -> Vec<String> {
         let sql = "SELECT id FROM information_schema.processlist WHERE user = 'presume'";
@@ -134,99 +68,72 @@ impl Bank {
     }
 }
 
-pub fn code(vote: &Vote) -> String {
-    match vote {
-        Vote::Yes => "yes".to_owned(),
-        Vote::ReadOnly => "read-only".to_owned(),
-        Vote::No(Declined::Business { code, .. }) => format!("business {code}"),
-        Vote::No(Declined::Technical { code, .. }) => format!("technical {code}"),
-        Vote::Unknown(detail) => format!("unknown {detail}"),
+impl AnyBank for Bank {
+    type Database = Mysql;
+
+    fn database(&self) -> &Mysql {
+        &self.mysql
+    }
+
+    fn another(&self) -> Mysql {
+        Self::client(&self.server, |_| {})
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        self.server.sql(sql)
+    }
+
+    fn markers(&self) -> String {
+        let sql = "SELECT COALESCE(GROUP_CONCAT(physical, ' ', ended ORDER BY physical), '') \
+                   FROM presume_marker";
+        self.server.sql(sql)
+    }
+
+    async fn assert_nothing_prepared(&self) {
+        assert_eq!(self.mysql.list_prepared().await.unwrap().branches, []);
+        // Every session is as it was: nothing is left in a transaction.
+        assert_eq!(self.server.sql("SELECT trx_id FROM information_schema.innodb_trx"), "");
+    }
+
+    fn stop(&mut self) {
+        self.server.stop();
+    }
+
+    fn run(&mut self) {
+        self.server.run();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn votes_decisions_and_repeated_calls() {
     let Some(bank) = Bank::open().await else { return };
-    assert_eq!(bank.prepare(1, &[debit("a", 30), credit("b", 30)]).await, Vote::Yes);
-    assert_eq!((bank.balance("a"), bank.markers().as_str()), (100, ""));
-    assert_eq!(bank.mysql.list_prepared().await.unwrap().branches, [gid(1)]);
-    for _ in 0..2 {
-        assert_eq!(bank.mysql.commit(gid(1)).await, Ack::Done);
-    }
-    assert_eq!((bank.balance("a"), bank.balance("b")), (70, 130));
-    assert!(matches!(bank.mysql.abort(gid(1)).await, Ack::Heuristic(_)));
-
-    assert_eq!(bank.prepare(2, &[debit("a", 30)]).await, Vote::Yes);
-    for _ in 0..2 {
-        assert_eq!(bank.mysql.abort(gid(2)).await, Ack::Done);
-    }
-    assert!(matches!(bank.mysql.commit(gid(2)).await, Ack::Heuristic(_)));
-    assert_eq!(bank.balance("a"), 70);
-
-    // A commit of what the server never heard of is no success.
-    let Ack::Heuristic(why) = bank.mysql.commit(gid(3)).await else { panic!() };
-    assert!(why.contains("neither"), "{why}");
-    bank.assert_nothing_prepared().await;
+    contract::votes_decisions_and_repeated_calls(&bank).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_no_says_whose_rule_it_was_and_leaves_nothing_behind() {
     let Some(bank) = Bank::open().await else { return };
-    let open = |account| operation("open", json!({"account": account, "amount": 1}));
-    let note = operation("note", json!({"account": "a", "note": {"x": [1, null]}}));
     let broken = operation("note", json!({"account": "b", "note": "{"}));
     let zero = operation("credit", json!({"account": 0, "amount": 1}));
-    for (number, operations, expected) in [
-        (1, vec![debit("a", 101)], "business debit"),
-        (2, vec![debit("nobody", 1)], "business debit"),
-        (3, vec![credit("a", 2_000_000)], "business check_violation"),
-        (4, vec![credit("b", 1), open("a")], "business unique_violation"),
-        (5, vec![credit("a", i64::MAX)], "business bad_value"),
-        (6, vec![at("look", "a")], "read-only"),
-        (7, vec![at("look", "a"), credit("a", 1)], "yes"),
-        (8, vec![note], "technical lock_timeout"),
-        (9, vec![operation("credit", json!({"account": "a"}))], "business bad_parameter"),
-        (10, vec![at("look", "nobody")], "business look"),
-        (11, vec![credit("b", 1), at("shape", "b")], "business bad_parameter"),
-        (12, vec![credit("b", 1), operation("shape", json!({}))], "technical not_preparable"),
-        (13, vec![at("stay", "b")], "technical statement_timeout"),
-        (14, vec![broken], "business check_violation"),
+    let more = vec![
+        (vec![at("look", "nobody")], "business look"),
+        (vec![credit("b", 1), at("shape", "b")], "business bad_parameter"),
+        (vec![credit("b", 1), operation("shape", json!({}))], "technical not_preparable"),
+        (vec![at("stay", "b")], "technical statement_timeout"),
+        (vec![broken], "business check_violation"),
         // A number is not taken for every text that does not begin with one.
-        (15, vec![zero], "business bad_value"),
-    ] {
-        assert_eq!(code(&bank.prepare(number, &operations).await), expected, "{number}");
-        if number == 7 {
-            continue;
-        }
-        let left = bank.mysql.list_prepared().await.unwrap().branches;
-        assert_eq!(left.contains(&gid(7)), number > 7, "{number}");
-        assert!(!left.contains(&gid(number)), "{number}");
-    }
-    assert_eq!(bank.mysql.commit(gid(7)).await, Ack::Done);
-    assert_eq!((bank.balance("a"), bank.balance("b")), (101, 100));
-    assert_eq!(bank.markers(), "7 committed");
-    bank.assert_nothing_prepared().await;
+        (vec![zero], "business bad_value"),
+    ];
+    contract::a_no_says_whose_rule_it_was_and_leaves_nothing_behind(&bank, more).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_phase_commits_and_a_lost_reply_is_settled_by_who_came_first() {
     let Some(bank) = Bank::open().await else { return };
-    let commit = |n: u64, operation: Operation| {
-        let mysql = bank.mysql.clone();
-        async move { mysql.commit_one_phase(gid(n), &[operation]).await }
-    };
-    assert_eq!(commit(1, debit("a", 10)).await, Vote::Yes);
-    assert_eq!(code(&commit(2, debit("a", 1_000)).await), "business debit");
-    assert_eq!(commit(3, at("look", "a")).await, Vote::ReadOnly);
-    assert_eq!(bank.mysql.inquire(gid(1)).await, Inquiry::Committed);
-    assert_eq!(bank.mysql.inquire(gid(2)).await, Inquiry::Aborted);
-    // The inquiry of 4 comes before its commit, which then cannot be.
-    assert_eq!(bank.mysql.inquire(gid(4)).await, Inquiry::Aborted);
-    assert_eq!(code(&commit(4, debit("a", 10)).await), "technical aborted_before");
-    assert_eq!(bank.mysql.inquire(gid(4)).await, Inquiry::Aborted);
+    contract::one_phase_commits_and_a_lost_reply_is_settled_by_who_came_first(&bank).await;
     // What would commit by itself, before the marker, is refused here as well.
-    assert_eq!(code(&commit(5, operation("shape", json!({}))).await), "technical not_preparable");
-    assert_eq!(bank.balance("a"), 90);
+    let vote = bank.mysql.commit_one_phase(gid(5), &[operation("shape", json!({}))]).await;
+    assert_eq!(code(&vote), "technical not_preparable");
     bank.assert_nothing_prepared().await;
 }
 
@@ -243,10 +150,7 @@ async fn an_inquiry_about_a_branch_that_has_not_ended_knows_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_before_its_prepare_refuses_the_prepare() {
     let Some(bank) = Bank::open().await else { return };
-    assert_eq!(bank.mysql.abort(gid(1)).await, Ack::Done);
-    assert_eq!(code(&bank.prepare(1, &[debit("a", 1)]).await), "technical aborted_before");
-    assert_eq!(bank.balance("a"), 100);
-    bank.assert_nothing_prepared().await;
+    contract::an_abort_before_its_prepare_refuses_the_prepare(&bank).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,16 +169,7 @@ async fn a_later_epoch_fences_the_sessions_and_branches_of_an_older_one() {
     // The owner of the branch was ended, so the next epoch can.
     assert_eq!(next.list_prepared().await.unwrap().branches, [gid(1)]);
     assert_eq!(next.abort(gid(1)).await, Ack::Done);
-    let stale = bank.mysql.claim_epoch(log(), Epoch(1)).await;
-    let expected = ClaimError::Stale { participant: identity.clone(), known: 2, claimed: 1 };
-    assert_eq!(stale, Err(expected));
-    // The same epoch again is another process's, unless it is the one that has it.
-    assert!(next.claim_epoch(log(), Epoch(2)).await.is_ok());
-    let copy = Bank::client(&bank.server, |_| {});
-    assert!(matches!(copy.claim_epoch(log(), Epoch(2)).await, Err(ClaimError::Stale { .. })));
-    // Another log is nobody's rival.
-    let other = Bank::client(&bank.server, |_| {});
-    assert_eq!(other.claim_epoch(LogId(Uuid::from_u128(8)), Epoch(1)).await, Ok(identity));
+    contract::an_epoch_belongs_to_one_process(&bank, &next, &identity).await;
     assert_eq!((bank.balance("a"), bank.balance("b")), (100, 100));
 }
 
@@ -347,20 +242,9 @@ async fn a_right_that_is_missing_is_found_before_anything_begins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_keeps_what_is_prepared_and_the_session_after_it_works() {
     let Some(mut bank) = Bank::open().await else { return };
-    assert_eq!(bank.prepare(1, &[debit("a", 10)]).await, Vote::Yes);
-    assert_eq!(bank.prepare(2, &[debit("b", 10)]).await, Vote::Yes);
-    bank.server.stop();
-    assert!(matches!(bank.mysql.commit(gid(1)).await, Ack::Unknown(_)));
-    let vote = code(&bank.prepare(3, &[credit("b", 10)]).await);
-    assert_eq!(vote, "technical participant_unavailable");
-    bank.server.run();
-    assert_eq!(bank.mysql.list_prepared().await.unwrap().branches.len(), 2);
-    assert_eq!(bank.mysql.commit(gid(1)).await, Ack::Done);
-    assert_eq!(bank.mysql.abort(gid(2)).await, Ack::Done);
-    assert_eq!((bank.balance("a"), bank.balance("b")), (90, 100));
+    contract::a_kill_keeps_what_is_prepared_and_the_session_after_it_works(&mut bank).await;
     // The tombstone proves that the rollback was one.
     assert_eq!(bank.markers(), "1 committed,2 aborted");
-    bank.assert_nothing_prepared().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,17 +265,7 @@ async fn a_kill_in_the_middle_of_a_branch_leaves_nothing_of_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_gives_up_leaves_no_session_in_a_transaction() {
     let Some(bank) = Bank::open().await else { return };
-    for physical in 1..40 {
-        let operations = [debit("a", 1)];
-        let call = bank.prepare(physical, &operations);
-        let _given_up = tokio::time::timeout(Duration::from_micros(300), call).await;
-        while bank.mysql.abort(gid(physical)).await != Ack::Done {}
-    }
-    assert_eq!(bank.balance("a"), 100);
-    // The last of them may still be at work, and leave when it finds its tombstone.
-    assert_eq!(bank.prepare(100, &[debit("a", 1)]).await, Vote::Yes);
-    assert_eq!(bank.mysql.commit(gid(100)).await, Ack::Done);
-    bank.assert_nothing_prepared().await;
+    contract::a_caller_that_gives_up_leaves_no_session_in_a_transaction(&bank).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -487,11 +361,14 @@ fn a_configuration_that_cannot_work_is_refused_without_its_password() {
     let url = "mysql://u:secret@localhost/bank";
     assert_eq!(new(url, 2, 1), Ok(()));
     for (max, reserve) in [(2, 2), (2, 0), (1000, 2)] {
-        assert!(matches!(new(url, max, reserve), Err(Error::Connections { .. })), "{max}");
+        assert!(
+            matches!(new(url, max, reserve), Err(ConfigurationError::Connections { .. })),
+            "{max}"
+        );
     }
     for url in ["postgres://u:secret@h/x", "mysql://u:secret@h", "mysql://u:secret@h/x?y=z", "x"] {
         let error = new(url, 2, 1).unwrap_err();
-        assert!(matches!(error, Error::Url { .. }), "{url}: {error}");
+        assert!(matches!(error, ConfigurationError::Url { .. }), "{url}: {error}");
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 }

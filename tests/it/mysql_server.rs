@@ -1,19 +1,14 @@
 //! A private `MariaDB` on a free port, in a scratch folder, killed when it is dropped.
-//!
-//! As root the server is started as the user `mysql`, which the package made. Where there is no
-//! server, tests say so and are skipped; `REQUIRE_SERVERS` (set by CI) makes that a failure.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
 
-use crate::processes;
+use crate::{installed, processes};
 
-/// Generous: the machine may be busy.
-const START_MAX: Duration = Duration::from_mins(1);
+/// Whom the package made to run it.
+const USER: &str = "mysql";
 const PROGRAMS: [&str; 3] = ["mariadb-install-db", "mariadbd", "mariadb"];
 /// Small files, so that a server is made and started quickly.
 const SMALL: [&str; 2] = ["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M"];
@@ -37,20 +32,15 @@ impl MysqlServer {
     /// `None`, said aloud, where there is none to run.
     pub fn start() -> Option<Self> {
         if PROGRAMS.iter().any(|name| program(name).is_none()) {
-            assert!(
-                std::env::var_os("REQUIRE_SERVERS").is_none(),
-                "MariaDB is required here: scripts/test --install"
-            );
-            println!("SKIPPED: MariaDB is not installed: scripts/test --install");
+            installed::missing("MariaDB");
             return None;
         }
-        let dir = tempfile::Builder::new().prefix("presume-my-").tempdir().unwrap();
-        give(dir.path());
+        let dir = folder();
         let template = template();
         let mut copy = Command::new("cp");
         copy.arg("-a").arg(template.path().join("data")).arg(dir.path());
         assert!(copy.status().unwrap().success());
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = installed::free_port();
         let mut server = Self { dir, _template: template, port, settings: Vec::new(), child: None };
         server.run();
         server.root(
@@ -77,15 +67,8 @@ impl MysqlServer {
         server.arg(format!("--socket={}", path("socket")));
         server.arg(format!("--pid-file={}", path("pid")));
         server.args(&self.settings);
-        let log = std::fs::File::options().create(true).append(true).open(path("server.log"));
-        server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.unwrap());
-        self.child = Some(server.spawn().unwrap());
-        let started = Instant::now();
-        while !self.client().args(["-e", "SELECT 1"]).output().unwrap().status.success() {
-            let log = || std::fs::read_to_string(path("server.log")).unwrap_or_default();
-            assert!(started.elapsed() < START_MAX, "MariaDB does not start: {}", log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.child = Some(installed::start(server, self.dir.path()));
+        installed::wait_for("MariaDB", self.dir.path(), || self.try_sql("SELECT 1"));
     }
 
     /// Kills it with signal 9: open transactions are lost, prepared ones are not.
@@ -138,10 +121,9 @@ impl MysqlServer {
     }
 
     fn root(&self, sql: &str) -> String {
-        let output = self.client().args(["-e", sql]).output().unwrap();
-        let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
-        assert!(output.status.success(), "{sql}: {}", text(&output.stderr));
-        text(&output.stdout)
+        let mut client = self.client();
+        client.args(["-e", sql]);
+        installed::printed(client, sql)
     }
 
     fn client(&self) -> Command {
@@ -174,8 +156,7 @@ fn template() -> Arc<tempfile::TempDir> {
     if let Some(template) = made.upgrade() {
         return template;
     }
-    let dir = tempfile::Builder::new().prefix("presume-my-").tempdir().unwrap();
-    give(dir.path());
+    let dir = folder();
     let mut install = as_user("mariadb-install-db");
     install.arg("--no-defaults").arg(data_of(dir.path()));
     install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]).args(SMALL);
@@ -187,12 +168,8 @@ fn template() -> Arc<tempfile::TempDir> {
     template
 }
 
-/// Makes a folder the server's.
-fn give(dir: &Path) {
-    if is_root() {
-        let given = Command::new("chown").arg("mysql").arg(dir).status();
-        assert!(given.unwrap().success());
-    }
+fn folder() -> tempfile::TempDir {
+    installed::folder("presume-my-", USER)
 }
 
 fn data_of(dir: &Path) -> String {
@@ -205,16 +182,6 @@ fn program(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
-}
-
 fn as_user(name: &str) -> Command {
-    let program = program(name).unwrap();
-    if !is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=mysql", "--regid=mysql", "--clear-groups"]).arg(program);
-    command
+    installed::as_user(USER, &program(name).unwrap())
 }

@@ -7,7 +7,9 @@ use mysql_async::{Conn, Opts};
 use presume::participants::{Ack, Participant};
 use presume::txn::Vote;
 
-use crate::mysql::{Bank, at, code, credit, debit, gid, log, operation};
+use crate::branches::{at, code, credit, debit, gid, log, operation};
+use crate::contract::AnyBank;
+use crate::mysql::Bank;
 
 /// The id of branch `gid(physical)` as XA has it.
 fn xid(bank: &Bank, physical: u64) -> String {

@@ -1,18 +1,12 @@
 //! A private `PostgreSQL` on a free port, in a scratch folder, stopped when it is dropped.
-//!
-//! The server refuses to run as root: as root it is started as the user `postgres`, which the
-//! package made. Where there is no server, tests say so and are skipped; `REQUIRE_SERVERS`
-//! (set by CI) makes that a failure.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::processes;
+use crate::{installed, processes};
 
-/// Generous: the machine may be busy.
-const START_MAX: Duration = Duration::from_mins(1);
+/// Whom the package made to run it.
+const USER: &str = "postgres";
 
 pub struct PostgresServer {
     dir: tempfile::TempDir,
@@ -27,20 +21,12 @@ impl PostgresServer {
     /// said aloud, where there is none to run.
     pub fn start(prepared_max: u32, databases: &[&str]) -> Option<Self> {
         let Some(bin) = binaries() else {
-            assert!(
-                std::env::var_os("REQUIRE_SERVERS").is_none(),
-                "PostgreSQL is required here: scripts/test --install"
-            );
-            println!("SKIPPED: PostgreSQL is not installed: scripts/test --install");
+            installed::missing("PostgreSQL");
             return None;
         };
-        let dir = tempfile::Builder::new().prefix("presume-pg-").tempdir().unwrap();
-        if is_root() {
-            let owned = Command::new("chown").arg("postgres").arg(dir.path()).status();
-            assert!(owned.unwrap().success());
-        }
+        let dir = installed::folder("presume-pg-", USER);
         let data = dir.path().join("data");
-        let mut initdb = as_user(&bin.join("initdb"));
+        let mut initdb = installed::as_user(USER, &bin.join("initdb"));
         initdb.args([
             "-A",
             "trust",
@@ -54,7 +40,7 @@ impl PostgresServer {
         ]);
         let made = initdb.arg(&data).stdout(Stdio::null()).status().unwrap();
         assert!(made.success(), "initdb failed");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = installed::free_port();
         let settings = vec![format!("max_prepared_transactions={prepared_max}")];
         let mut server = Self { dir, bin, port, settings, child: None };
         server.run();
@@ -73,7 +59,7 @@ impl PostgresServer {
 
     /// Runs the server, which is stopped.
     pub fn run(&mut self) {
-        let mut postgres = as_user(&self.bin.join("postgres"));
+        let mut postgres = installed::as_user(USER, &self.bin.join("postgres"));
         postgres.arg("-D").arg(self.dir.path().join("data"));
         let port = self.port.to_string();
         let sockets = format!("unix_socket_directories={}", self.dir.path().display());
@@ -82,25 +68,15 @@ impl PostgresServer {
         for setting in &self.settings {
             postgres.args(["-c", setting]);
         }
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.path().join("server.log"))
-            .unwrap();
-        postgres.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.child = Some(postgres.spawn().unwrap());
-        let started = Instant::now();
-        while !self.answers() {
-            assert!(started.elapsed() < START_MAX, "PostgreSQL does not start: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.child = Some(installed::start(postgres, self.dir.path()));
+        installed::wait_for("PostgreSQL", self.dir.path(), || self.answers());
     }
 
     /// Stops at once, as a power cut does: open transactions are lost, prepared ones are not.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         processes::resume(child.id());
-        let stopped = as_user(&self.bin.join("pg_ctl"))
+        let stopped = installed::as_user(USER, &self.bin.join("pg_ctl"))
             .args(["-m", "immediate", "-w", "stop", "-D"])
             .arg(self.dir.path().join("data"))
             .stdout(Stdio::null())
@@ -133,10 +109,7 @@ impl PostgresServer {
 
     /// Runs SQL and answers what `psql` prints, unaligned.
     pub fn sql(&self, database: &str, sql: &str) -> String {
-        let output = self.psql(database, sql).output().unwrap();
-        let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
-        assert!(output.status.success(), "{sql}: {}", text(&output.stderr));
-        text(&output.stdout)
+        installed::printed(self.psql(database, sql), sql)
     }
 
     fn psql(&self, database: &str, sql: &str) -> Command {
@@ -148,10 +121,6 @@ impl PostgresServer {
 
     fn answers(&self) -> bool {
         self.psql("postgres", "SELECT 1").output().is_ok_and(|output| output.status.success())
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
     }
 }
 
@@ -172,17 +141,4 @@ fn binaries() -> Option<PathBuf> {
     found.into_iter().rev().chain(elsewhere).find(|bin| {
         ["initdb", "postgres", "pg_ctl", "psql"].iter().all(|program| bin.join(program).is_file())
     })
-}
-
-fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
-}
-
-fn as_user(program: &Path) -> Command {
-    if !is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
-    command
 }

@@ -7,8 +7,10 @@ use presume::participants::{Ack, Participant};
 use presume::txn::{Epoch, Vote};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
+use crate::branches::{code, credit, debit, gid, gid_of, log, operation};
+use crate::contract::AnyBank;
 use crate::pair::eventually;
-use crate::postgres::{Bank, code, credit, debit, gid, log, operation};
+use crate::postgres::Bank;
 use crate::postgres_server::PostgresServer;
 use crate::proxy::{Outage, Proxy};
 
@@ -56,7 +58,7 @@ async fn a_branch_whose_client_died_while_it_waited_for_a_lock_is_not_prepared_l
     let holder = connect(&bank.server.url("bank")).await;
     holder.batch_execute("BEGIN; UPDATE accounts SET balance = 1 WHERE id = 'a'").await.unwrap();
 
-    let late = presume::txn::Gid { epoch: Epoch(2), ..gid(1) };
+    let late = gid_of(2, 1);
     let waiting = {
         let through = through.clone();
         tokio::spawn(async move { through.prepare(late, &[debit("a", 1)]).await })
@@ -123,13 +125,12 @@ async fn what_cannot_be_prepared_is_a_no_and_leaves_its_session_clean() {
     });
     with_notify.claim_epoch(log(), Epoch(1)).await.unwrap_err();
     with_notify.claim_epoch(log(), Epoch(2)).await.unwrap();
-    let at = |physical: u64| presume::txn::Gid { epoch: Epoch(2), ..gid(physical) };
     for physical in 1..10 {
         let operation = operation("notify", serde_json::json!({"account": "a"}));
-        let vote = with_notify.prepare(at(physical), &[operation]).await;
+        let vote = with_notify.prepare(gid_of(2, physical), &[operation]).await;
         assert_eq!(code(&vote), "technical not_preparable", "{physical}");
     }
-    assert_eq!(with_notify.prepare(at(20), &[debit("a", 1)]).await, Vote::Yes);
-    assert_eq!(with_notify.commit(at(20)).await, Ack::Done);
+    assert_eq!(with_notify.prepare(gid_of(2, 20), &[debit("a", 1)]).await, Vote::Yes);
+    assert_eq!(with_notify.commit(gid_of(2, 20)).await, Ack::Done);
     assert_eq!(bank.balance("a"), 99);
 }

@@ -392,26 +392,16 @@ fn transfer(n: u64) -> anyhow::Result<Submission> {
             ]),
         })
     };
-    let payment = Payment {
-        kind: Kind::Upi,
-        customer: Customer {
-            id: CustomerId::new(&format!("c{from}"))?,
-            customer_type: CustomerType::Retail,
-            since: None,
-        },
-        counterparty: None,
-        amount: Money { minor: 100, currency: Currency::INR },
-        cross_border: false,
-        requires_consistency: true,
-        location: None,
-        attempt: 1,
-        system_load_ratio: None,
-        participants: Vec::new(),
+    let customer = Customer {
+        id: CustomerId::new(&format!("c{from}"))?,
+        customer_type: CustomerType::Retail,
+        since: None,
     };
+    let amount = Money { minor: 100, currency: Currency::INR };
     Ok(Submission {
         transaction: Transaction {
             id: TxnId::new(&format!("b{n}"))?,
-            payment,
+            payment: Payment::new(Kind::Upi, customer, amount),
             protocol: ProtocolRequest::Auto,
             operations: vec![
                 operation(PARTICIPANTS[0], "debit", from)?,

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU32;
 
+use super::over_ledger::{as_the_ledger, only_b};
 use super::*;
 
 /// A participant that answers wrongly on purpose, over a real ledger.
@@ -25,10 +26,15 @@ enum Fault {
     AwayFor(u32),
 }
 
-impl Participant for Faulty {
-    fn validate(&self, operation: &Operation) -> Result<(), String> {
-        self.ledger.validate(operation)
+impl Faulty {
+    fn with(fault: Fault) -> impl Fn(Ledger) -> Self {
+        move |ledger| Self { ledger, fault, calls: AtomicU32::new(0) }
     }
+}
+
+impl Participant for Faulty {
+    as_the_ledger!(validate, abort, inquire, list_prepared);
+
     fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>> {
         if let Fault::AwayFor(times) = self.fault
             && self.calls.fetch_add(1, Ordering::SeqCst) < times
@@ -72,26 +78,11 @@ impl Participant for Faulty {
             ack
         })
     }
-    fn abort(&self, gid: Gid) -> BoxFuture<'_, Ack> {
-        self.ledger.abort(gid)
-    }
-    fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry> {
-        self.ledger.inquire(gid)
-    }
-    fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
-        self.ledger.list_prepared()
-    }
 }
 
 async fn open_faulty(data: &Path, fault: Fault) -> World {
     let options = policy::Options { prepare_timeout_ms_default: 60, ..off() };
-    let wrap = move |participant: &ParticipantName, ledger: Ledger| -> Arc<dyn Participant> {
-        if participant.as_str() == "a" {
-            return Arc::new(ledger);
-        }
-        Arc::new(Faulty { ledger, fault, calls: AtomicU32::new(0) })
-    };
-    let world = open_with(data, options, &wrap).await;
+    let world = open_with(data, options, &only_b(Faulty::with(fault))).await;
     fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;
     world
 }
@@ -218,19 +209,13 @@ async fn recovery_commits_what_was_decided_and_aborts_the_rest() {
     assert_eq!(prepared(&world).await, 0);
 }
 
-fn away_for(times: u32) -> impl Fn(&ParticipantName, Ledger) -> Arc<dyn Participant> {
-    move |participant, ledger| match participant.as_str() {
-        "a" => Arc::new(ledger),
-        _ => Arc::new(Faulty { ledger, fault: Fault::AwayFor(times), calls: AtomicU32::new(0) }),
-    }
-}
-
 #[tokio::test]
 async fn a_participant_that_is_away_at_start_stops_nothing_and_is_settled_when_it_comes() {
     let data = tempfile::tempdir().unwrap();
     crash_between_prepare_and_commit(data.path()).await;
     let quick = Options { recovery_wait_ms: 10, retry_ms_first: 1, ..Options::default() };
-    let world = open_as(data.path(), off(), &away_for(4), quick).await;
+    let away = only_b(Faulty::with(Fault::AwayFor(4)));
+    let world = open_as(data.path(), off(), &away, quick).await;
     let status = world.coordinator.status();
     assert!(!status.recovering);
     let away = status.participants.iter().find(|p| p.name == name("b")).unwrap();

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use super::over_ledger::as_the_ledger;
 use super::*;
 use crate::decision_log::{
     AnswerRecord, DecisionRecord, Error, Intent, OutcomeRow, ResolutionRecord,
@@ -70,34 +71,21 @@ struct Noting {
 }
 
 impl Participant for Noting {
-    fn validate(&self, operation: &Operation) -> Result<(), String> {
-        self.ledger.validate(operation)
-    }
-    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>> {
-        self.ledger.claim_epoch(log, epoch)
-    }
-    fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {
-        self.ledger.prepare(gid, operations)
-    }
-    fn commit_one_phase<'a>(&'a self, gid: Gid, ops: &'a [Operation]) -> BoxFuture<'a, Vote> {
-        self.ledger.commit_one_phase(gid, ops)
-    }
-    fn commit(&self, gid: Gid) -> BoxFuture<'_, Ack> {
-        self.ledger.commit(gid)
-    }
-    fn abort(&self, gid: Gid) -> BoxFuture<'_, Ack> {
-        self.ledger.abort(gid)
-    }
-    fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry> {
-        self.ledger.inquire(gid)
-    }
+    as_the_ledger!(
+        validate,
+        claim_epoch,
+        prepare,
+        commit_one_phase,
+        commit,
+        abort,
+        inquire,
+        list_prepared
+    );
+
     fn prune(&self, ended: EndedBelow) -> BoxFuture<'_, Result<u64, String>> {
         self.below.store(ended.physical.0, Ordering::SeqCst);
         self.told.notify_one();
         Box::pin(std::future::ready(Ok(0)))
-    }
-    fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
-        self.ledger.list_prepared()
     }
 }
 

@@ -4,6 +4,7 @@
 mod faults;
 mod forgetting;
 mod operator;
+mod over_ledger;
 mod overtaken;
 
 use std::path::Path;
@@ -107,26 +108,16 @@ fn operation(participant: &str, operation: &str, account: &str, amount: i64) -> 
 }
 
 fn submission(id: &str, operations: Vec<Operation>) -> Submission {
-    let payment = Payment {
-        kind: Kind::Upi,
-        customer: Customer {
-            id: CustomerId::new("c1").unwrap(),
-            customer_type: CustomerType::Retail,
-            since: None,
-        },
-        counterparty: None,
-        amount: Money { minor: 100, currency: crate::txn::Currency::INR },
-        cross_border: false,
-        requires_consistency: true,
-        location: None,
-        attempt: 1,
-        system_load_ratio: None,
-        participants: vec![],
+    let customer = Customer {
+        id: CustomerId::new("c1").unwrap(),
+        customer_type: CustomerType::Retail,
+        since: None,
     };
+    let amount = Money { minor: 100, currency: crate::txn::Currency::INR };
     Submission {
         transaction: Transaction {
             id: TxnId::new(id).unwrap(),
-            payment,
+            payment: Payment::new(Kind::Upi, customer, amount),
             protocol: ProtocolRequest::Auto,
             operations,
         },

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
+use super::over_ledger::{as_the_ledger, only_b};
 use super::*;
 use crate::coordinator::Wait;
 use crate::decision_log::ResolutionRecord;
@@ -21,15 +22,8 @@ impl Severed {
 }
 
 impl Participant for Severed {
-    fn validate(&self, operation: &Operation) -> Result<(), String> {
-        self.ledger.validate(operation)
-    }
-    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>> {
-        self.ledger.claim_epoch(log, epoch)
-    }
-    fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {
-        self.ledger.prepare(gid, operations)
-    }
+    as_the_ledger!(validate, claim_epoch, prepare, list_prepared);
+
     fn commit_one_phase<'a>(
         &'a self,
         gid: Gid,
@@ -59,9 +53,6 @@ impl Participant for Severed {
         }
         self.ledger.inquire(gid)
     }
-    fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
-        self.ledger.list_prepared()
-    }
 }
 
 struct Site {
@@ -74,12 +65,7 @@ struct Site {
 async fn open_cut(data: &Path, cut: bool) -> Site {
     let (cut, commits) = (Arc::new(AtomicBool::new(cut)), Arc::new(AtomicU32::new(0)));
     let (shared, counted) = (cut.clone(), commits.clone());
-    let wrap = move |participant: &ParticipantName, ledger: Ledger| -> Arc<dyn Participant> {
-        if participant.as_str() == "a" {
-            return Arc::new(ledger);
-        }
-        Arc::new(Severed { ledger, cut: shared.clone(), commits: counted.clone() })
-    };
+    let severed = move |ledger| Severed { ledger, cut: shared.clone(), commits: counted.clone() };
     let hour = 3_600_000;
     let options = Options {
         retry_ms_first: hour,
@@ -89,7 +75,7 @@ async fn open_cut(data: &Path, cut: bool) -> Site {
         prepared_age_alert_ms: 1,
         ..Options::default()
     };
-    let world = open_as(data, off(), &wrap, options).await;
+    let world = open_as(data, off(), &only_b(severed), options).await;
     Site { world, cut, commits }
 }
 

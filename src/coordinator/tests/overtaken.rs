@@ -2,6 +2,7 @@
 
 use tokio::sync::watch;
 
+use super::over_ledger::as_the_ledger;
 use super::*;
 use crate::coordinator::Progress;
 use crate::participants::LEASE;
@@ -14,12 +15,8 @@ struct Shared {
 }
 
 impl Participant for Shared {
-    fn validate(&self, operation: &Operation) -> Result<(), String> {
-        self.ledger.validate(operation)
-    }
-    fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>> {
-        self.ledger.claim_epoch(log, epoch)
-    }
+    as_the_ledger!(validate, claim_epoch, commit_one_phase, abort, inquire, list_prepared);
+
     fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {
         Box::pin(async move {
             let vote = self.ledger.prepare(gid, operations).await;
@@ -27,23 +24,11 @@ impl Participant for Shared {
             vote
         })
     }
-    fn commit_one_phase<'a>(&'a self, gid: Gid, ops: &'a [Operation]) -> BoxFuture<'a, Vote> {
-        self.ledger.commit_one_phase(gid, ops)
-    }
     fn commit(&self, gid: Gid) -> BoxFuture<'_, Ack> {
         Box::pin(async move {
             self.open.clone().wait_for(|open| *open).await.unwrap();
             self.ledger.commit(gid).await
         })
-    }
-    fn abort(&self, gid: Gid) -> BoxFuture<'_, Ack> {
-        self.ledger.abort(gid)
-    }
-    fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry> {
-        self.ledger.inquire(gid)
-    }
-    fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
-        self.ledger.list_prepared()
     }
 }
 

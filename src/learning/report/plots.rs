@@ -71,7 +71,7 @@ struct Frame<'a> {
     label: &'a str,
 }
 
-type Drawn = Result<String, Box<dyn Error + Send + Sync>>;
+type Drawn<T = String> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// True positive rate over false positive rate.
 pub fn roc(curves: &BTreeMap<String, Curves>, target: &str) -> String {
@@ -102,16 +102,7 @@ fn lines(
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let mut chart = builder(&root).build_cartesian_2d(axis(), axis())?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .label_style((FONT, 14).into_font().color(&INK))
-            .axis_desc_style((FONT, 15).into_font().color(&INK))
-            .x_desc(frame.x)
-            .y_desc(frame.y)
-            .draw()?;
+        draw_mesh(&mut chart, frame)?;
         if diagonal {
             let points = [(0.0, 0.0), (1.0, 1.0)];
             chart.draw_series(DashedLineSeries::new(points, 3, 4, INK.mix(0.5).stroke_width(1)))?;
@@ -159,16 +150,7 @@ fn draw_calibration(frame: &Frame<'_>, curves: &BTreeMap<String, Curves>) -> Dra
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let mut chart = builder(&root).build_cartesian_2d(axis(), axis())?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .label_style((FONT, 14).into_font().color(&INK))
-            .axis_desc_style((FONT, 15).into_font().color(&INK))
-            .x_desc(frame.x)
-            .y_desc(frame.y)
-            .draw()?;
+        draw_mesh(&mut chart, frame)?;
         let points = [(low, low), (high, high)];
         chart.draw_series(DashedLineSeries::new(points, 3, 4, INK.mix(0.6).stroke_width(1)))?;
         for (name, curve) in in_order(curves).into_iter().rev() {
@@ -240,16 +222,7 @@ fn draw_timeouts(frame: &Frame<'_>, rules: &BTreeMap<String, LatencyRow>) -> Dra
     {
         let root = SVGBackend::with_string(&mut svg, (680, 400)).into_drawing_area();
         let mut chart = builder(&root).y_label_area_size(70).build_cartesian_2d(across, up)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .label_style((FONT, 14).into_font().color(&INK))
-            .axis_desc_style((FONT, 15).into_font().color(&INK))
-            .x_desc(frame.x)
-            .y_desc(frame.y)
-            .draw()?;
+        draw_mesh(&mut chart, frame)?;
         for (name, point) in marks {
             let size = if name == "champion" { 8 } else { 6 };
             chart.draw_series([Circle::new(point, size, colour(name).filled())])?;
@@ -265,6 +238,24 @@ fn builder<'a, 'b>(
     let mut builder = ChartBuilder::on(root);
     builder.margin(8).margin_right(16).x_label_area_size(48).y_label_area_size(64);
     builder
+}
+
+/// Grid, axes and their titles.
+fn draw_mesh(
+    chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<Axis, Axis>>,
+    frame: &Frame<'_>,
+) -> Drawn<()> {
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(GRID)
+        .label_style((FONT, 14).into_font().color(&INK))
+        .axis_desc_style((FONT, 15).into_font().color(&INK))
+        .x_desc(frame.x)
+        .y_desc(frame.y)
+        .draw()?;
+    Ok(())
 }
 
 /// The 95 % Wilson interval of a bin's observed share.

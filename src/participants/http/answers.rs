@@ -80,7 +80,7 @@ fn refused(status: u16, refusal: &Refusal) -> String {
 pub(super) fn vote(told: Told) -> Vote {
     let reply = match told {
         Ok(reply) => reply,
-        Err(Trouble::NotSent(detail)) => return unavailable(&detail),
+        Err(Trouble::NotSent(detail)) => return Vote::No(unavailable(detail)),
         Err(Trouble::Lost(detail)) => return Vote::Unknown(detail),
     };
     match sort::<VoteAnswer>(&reply) {

@@ -69,7 +69,10 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use uuid::Uuid;
 
-use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared, whole};
+use super::{
+    Ack, BoxFuture, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant, Prepared,
+    unavailable, whole,
+};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, Vote};
 use messages::{Description, Message, PruneRequest, VerdictRequest, WorkRequest};
 use wire::{Endpoint, Lane, Request, Wire};
@@ -128,35 +131,6 @@ impl Options {
     }
 }
 
-/// Why a participant cannot be made: the configuration is to be mended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The URL cannot be used.
-    #[error("url: {detail}")]
-    Url {
-        /// Why not.
-        detail: String,
-    },
-    /// Certificates cannot be had.
-    #[error("tls: {detail}")]
-    Tls {
-        /// Why not.
-        detail: String,
-    },
-    /// The secret is missing or too short.
-    #[error("secret: {detail}")]
-    Secret {
-        /// Why it cannot be used, without it.
-        detail: String,
-    },
-    /// Too few connections: one is kept for decisions.
-    #[error("connections: {max}, at least 2 are needed")]
-    Connections {
-        /// How many there are.
-        max: usize,
-    },
-}
-
 /// A service over HTTP; clones share it.
 #[derive(Clone)]
 pub struct Http(Arc<Inner>);
@@ -177,7 +151,7 @@ struct Claimed {
 
 impl Http {
     /// Reads URL, secret and certificates; connects to nothing yet.
-    pub fn new(options: &Options) -> Result<Self, Error> {
+    pub fn new(options: &Options) -> Result<Self, ConfigurationError> {
         let wire = Wire::new(options)?;
         let (process, claimed) = (Uuid::new_v4(), ArcSwapOption::empty());
         Ok(Self(Arc::new(Inner { wire, process, claimed })))
@@ -193,7 +167,7 @@ impl Inner {
     fn work(&self, gid: Gid, operations: &[Operation]) -> Result<(Arc<Claimed>, Vec<u8>), Vote> {
         let business =
             |code: &str, detail| Vote::No(Declined::Business { code: code.to_owned(), detail });
-        let claimed = self.claimed().map_err(|detail| unavailable(&detail))?;
+        let claimed = self.claimed().map_err(|detail| Vote::No(unavailable(detail)))?;
         if gid.epoch != claimed.epoch {
             let detail =
                 format!("epoch {} is not the one claimed, {}", gid.epoch.0, claimed.epoch.0);
@@ -351,10 +325,4 @@ impl Participant for Http {
         let inner = self.0.clone();
         whole(async move { inner.list_prepared().await }, Err)
     }
-}
-
-/// Nothing was sent, so nothing is prepared.
-fn unavailable(detail: &str) -> Vote {
-    let (code, detail) = ("participant_unavailable".to_owned(), detail.to_owned());
-    Vote::No(Declined::Technical { code, detail })
 }

@@ -18,8 +18,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{Error, Options, SECRET_BYTES_MIN, sign};
-use crate::participants::tls;
+use super::{Options, SECRET_BYTES_MIN, sign};
+use crate::participants::{ConfigurationError, tls};
 use crate::txn::{Epoch, Gid, LogId};
 
 /// The largest answer that is read, in bytes.
@@ -168,14 +168,15 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(options: &Options) -> Result<Self, Error> {
+    pub(super) fn new(options: &Options) -> Result<Self, ConfigurationError> {
         let (origin, base) = checked(options)?;
         let max = options.connections_max;
         if max < 2 {
-            return Err(Error::Connections { max });
+            let detail = format!("{max}, at least 2 are needed");
+            return Err(ConfigurationError::Connections { detail });
         }
         let tls = tls::client_config(options.tls_ca.as_deref());
-        let tls = tls.map_err(|detail| Error::Tls { detail })?;
+        let tls = tls.map_err(|detail| ConfigurationError::Tls { detail })?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -280,8 +281,8 @@ impl Wire {
 }
 
 /// Origin and base path of a URL that may be used as it is.
-fn checked(options: &Options) -> Result<(String, String), Error> {
-    let refused = |detail: &str| Error::Url { detail: detail.to_owned() };
+fn checked(options: &Options) -> Result<(String, String), ConfigurationError> {
+    let refused = |detail: &str| ConfigurationError::Url { detail: detail.to_owned() };
     let uri: Uri = options.url.parse().map_err(|_| refused("it is not a URL"))?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(refused("it must be https://HOST:PORT/BASE"));
@@ -304,12 +305,12 @@ fn checked(options: &Options) -> Result<(String, String), Error> {
         ));
     }
     match &options.secret {
-        None if !here && !allowed("unsigned") => Err(Error::Secret {
+        None if !here && !allowed("unsigned") => Err(ConfigurationError::Secret {
             detail: "is needed beyond this machine: requests would not be signed; set it, or \
                      accept that with allow_unsafe = [\"unsigned\"]"
                 .to_owned(),
         }),
-        Some(secret) if secret.len() < SECRET_BYTES_MIN => Err(Error::Secret {
+        Some(secret) if secret.len() < SECRET_BYTES_MIN => Err(ConfigurationError::Secret {
             detail: format!("has {} bytes, at least {SECRET_BYTES_MIN}", secret.len()),
         }),
         _ => {

@@ -10,12 +10,13 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::{Error, Options};
+use super::Options;
+use crate::participants::ConfigurationError;
 use crate::participants::sql::OPERATIONS_MAX;
 
 /// Reads the URL; its password is never part of an error.
-pub(super) fn opts(options: &Options) -> Result<Opts, Error> {
-    let refused = |detail: String| Error::Url { detail };
+pub(super) fn opts(options: &Options) -> Result<Opts, ConfigurationError> {
+    let refused = |detail: String| ConfigurationError::Url { detail };
     let opts = Opts::from_url(&options.url).map_err(|error| refused(error.to_string()))?;
     if opts.db_name().is_none() {
         return Err(refused("it names no database".to_owned()));
@@ -37,8 +38,8 @@ pub(super) fn opts(options: &Options) -> Result<Opts, Error> {
 }
 
 /// Checks the server's certificate against those of `ca`, else the system's.
-fn tls(asked: SslOpts, ca: Option<&Path>) -> Result<SslOpts, Error> {
-    let refused = |detail: String| Error::Tls { detail };
+fn tls(asked: SslOpts, ca: Option<&Path>) -> Result<SslOpts, ConfigurationError> {
+    let refused = |detail: String| ConfigurationError::Tls { detail };
     let certificates: Vec<CertificateDer<'static>> = match ca {
         Some(file) => {
             let broken = |error| refused(format!("{}: {error}", file.display()));

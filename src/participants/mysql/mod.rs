@@ -53,8 +53,11 @@ use mysql_async::{Opts, Value};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-use super::sql::{self, OPERATIONS_MAX, OperationSql, Placeholders, Statement};
-use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared, whole};
+use super::sql::{self, OperationSql, Placeholders, Statement, Statements};
+use super::{
+    Ack, BoxFuture, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant, Prepared,
+    unavailable, whole,
+};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, Vote};
 use sessions::{PLACES, Session, Sessions};
 use xid::Xid;
@@ -97,44 +100,6 @@ impl Options {
     }
 }
 
-/// Why a participant cannot be made: the configuration is to be mended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The URL cannot be read.
-    #[error("url: {detail}")]
-    Url {
-        /// Why not, without the URL: it holds a password.
-        detail: String,
-    },
-    /// Certificates cannot be had.
-    #[error("tls: {detail}")]
-    Tls {
-        /// Why not.
-        detail: String,
-    },
-    /// An operation is not one statement with named parameters.
-    #[error("operation {operation}: {detail}")]
-    Operation {
-        /// Which.
-        operation: OperationName,
-        /// Why not.
-        detail: String,
-    },
-    /// There is no session for work, or more than there are names for.
-    #[error(
-        "connections: {max} with {reserve} in reserve; at least one more than the reserve of at \
-         least 1, and at most {most}"
-    )]
-    Connections {
-        /// Sessions.
-        max: usize,
-        /// Those in reserve.
-        reserve: usize,
-        /// The most.
-        most: usize,
-    },
-}
-
 /// A MySQL or MariaDB database; clones share it.
 #[derive(Clone)]
 pub struct Mysql(Arc<Inner>);
@@ -142,7 +107,7 @@ pub struct Mysql(Arc<Inner>);
 struct Inner {
     options: Options,
     opts: Opts,
-    statements: BTreeMap<OperationName, Arc<Statement>>,
+    statements: Statements,
     /// Tells this process from a copy of its folder.
     process: Uuid,
     /// What a claim brought.
@@ -174,20 +139,19 @@ struct Bound {
 
 impl Mysql {
     /// Reads URL and operations; connects to nothing yet.
-    pub fn new(options: Options) -> Result<Self, Error> {
+    pub fn new(options: Options) -> Result<Self, ConfigurationError> {
         let opts = connection::opts(&options)?;
         let (max, reserve) = (options.connections_max, options.connections_reserve);
         // Half of the names: those of a process that is about to end may still be taken.
         let most = PLACES as usize / 2;
         if reserve == 0 || max <= reserve || max > most {
-            return Err(Error::Connections { max, reserve, most });
+            let detail = format!(
+                "{max} with {reserve} in reserve; at least one more than the reserve of at least 1, \
+                 and at most {most}"
+            );
+            return Err(ConfigurationError::Connections { detail });
         }
-        let statement = |(name, operation): (&OperationName, &OperationSql)| {
-            let parsed = Statement::parse(name, operation, Placeholders::Positional);
-            let refused = |detail| Error::Operation { operation: name.clone(), detail };
-            Ok((name.clone(), Arc::new(parsed.map_err(refused)?)))
-        };
-        let statements = options.operations.iter().map(statement).collect::<Result<_, _>>()?;
+        let statements = sql::parse_all(&options.operations, Placeholders::Positional)?;
         Ok(Self(Arc::new(Inner {
             options,
             opts,
@@ -223,20 +187,10 @@ impl Inner {
         Ok(Bound { statement: statement.clone(), values, reads })
     }
 
-    fn bind(&self, operations: &[Operation]) -> Result<Vec<Bound>, Declined> {
-        let business = |code: &str, detail| Declined::Business { code: code.to_owned(), detail };
-        if operations.len() > OPERATIONS_MAX {
-            let detail = format!("{} operations, at most {OPERATIONS_MAX}", operations.len());
-            return Err(business("too_many_operations", detail));
-        }
-        let bound = operations.iter().map(|operation| self.bind_one(operation));
-        let bound = bound.collect::<Result<Vec<_>, String>>();
-        bound.map_err(|detail| business("bad_parameter", detail))
-    }
-
     /// What a branch needs, or why it does not begin.
     fn ready(&self, operations: &[Operation]) -> Result<(Arc<Claimed>, Vec<Bound>), Declined> {
-        Ok((self.claimed().map_err(unavailable)?, self.bind(operations)?))
+        let claimed = self.claimed().map_err(unavailable)?;
+        Ok((claimed, sql::bind_all(operations, |operation| self.bind_one(operation))?))
     }
 }
 
@@ -296,9 +250,4 @@ impl Participant for Mysql {
     fn inspection(&self, gid: Gid) -> Option<String> {
         Some(format!("XA RECOVER FORMAT='SQL' -- and look for {}", xid::gtrid(gid)))
     }
-}
-
-/// Nothing was prepared or committed.
-fn unavailable(detail: String) -> Declined {
-    Declined::Technical { code: "participant_unavailable".to_owned(), detail }
 }

@@ -13,7 +13,7 @@ use super::connection::Holder;
 use super::errors::text;
 use super::{Claimed, Inner, Understood, check, connection, schema};
 use crate::participants::sql::Statement;
-use crate::participants::{ClaimError, GRACE};
+use crate::participants::{ClaimError, ConfigurationError, GRACE};
 use crate::txn::{Epoch, LogId, OperationName};
 
 /// How often it is looked whether the sessions of older epochs are gone.
@@ -26,7 +26,7 @@ impl Inner {
         let unfit = |detail: String| ClaimError::Unfit { detail };
         let unreachable = |detail: String| ClaimError::Unreachable { detail };
         let failed = |error: tokio_postgres::Error| unreachable(text(&error));
-        let refused = |error: super::Error| unfit(error.to_string());
+        let refused = |error: ConfigurationError| unfit(error.to_string());
         let pool = connection::pool(&self.options, &name, None).map_err(refused)?;
         let client = connection::session(&pool).await.map_err(unreachable)?;
 

@@ -11,8 +11,8 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
-use super::{Error, Options, schema};
-use crate::participants::tls;
+use super::{Options, schema};
+use crate::participants::{ConfigurationError, tls};
 use crate::txn::{Epoch, LogId};
 
 /// What our sessions are called, up to the epoch.
@@ -26,13 +26,13 @@ pub(super) fn application_name(log: LogId, epoch: Epoch) -> String {
 }
 
 /// Reads the URL; its password is never part of an error.
-pub(super) fn config(options: &Options) -> Result<Config, Error> {
+pub(super) fn config(options: &Options) -> Result<Config, ConfigurationError> {
     let mut config: Config = options.url.parse().map_err(|error: tokio_postgres::Error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        Error::Url { detail: cause.unwrap_or_else(|| "it cannot be read".to_owned()) }
+        ConfigurationError::Url { detail: cause.unwrap_or_else(|| "it cannot be read".to_owned()) }
     })?;
     if config.get_dbname().is_none() {
-        return Err(Error::Url { detail: "it names no database".to_owned() });
+        return Err(ConfigurationError::Url { detail: "it names no database".to_owned() });
     }
     config.connect_timeout(options.connect_timeout);
     config.keepalives_idle(Duration::from_secs(30));
@@ -85,7 +85,11 @@ impl Holder {
 }
 
 /// A pool whose sessions carry `name`; with a holder, only as long as it holds its epoch.
-pub(super) fn pool(options: &Options, name: &str, holder: Option<Holder>) -> Result<Pool, Error> {
+pub(super) fn pool(
+    options: &Options,
+    name: &str,
+    holder: Option<Holder>,
+) -> Result<Pool, ConfigurationError> {
     let mut config = config(options)?;
     config.application_name(name);
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
@@ -93,7 +97,7 @@ pub(super) fn pool(options: &Options, name: &str, holder: Option<Holder>) -> Res
         Manager::from_config(config, tokio_postgres::NoTls, manager_config)
     } else {
         let tls = tls::client_config(options.tls_ca.as_deref());
-        let tls = MakeRustlsConnect::new(tls.map_err(|detail| Error::Tls { detail })?);
+        let tls = MakeRustlsConnect::new(tls.map_err(|detail| ConfigurationError::Tls { detail })?);
         Manager::from_config(config, tls, manager_config)
     };
     let timeout = Some(options.connect_timeout);
@@ -120,7 +124,7 @@ pub(super) fn pool(options: &Options, name: &str, holder: Option<Holder>) -> Res
             Ok(())
         }))
         .build();
-    built.map_err(|error| Error::Pool { detail: error.to_string() })
+    built.map_err(|error| ConfigurationError::Pool { detail: error.to_string() })
 }
 
 /// A session, or why there is none, in one line.

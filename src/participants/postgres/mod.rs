@@ -48,8 +48,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::sql::{self, OPERATIONS_MAX, OperationSql, Placeholders, Statement};
-use super::{Ack, BoxFuture, ClaimError, EndedBelow, Inquiry, Participant, Prepared, whole};
+use super::sql::{self, OperationSql, Placeholders, Statement, Statements};
+use super::{
+    Ack, BoxFuture, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant, Prepared,
+    unavailable, whole,
+};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, Vote};
 
 pub use super::Finding;
@@ -91,44 +94,13 @@ impl Options {
     }
 }
 
-/// Why a participant cannot be made: the configuration is to be mended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The URL cannot be read.
-    #[error("url: {detail}")]
-    Url {
-        /// Why not, without the URL: it holds a password.
-        detail: String,
-    },
-    /// Certificates cannot be had.
-    #[error("tls: {detail}")]
-    Tls {
-        /// Why not.
-        detail: String,
-    },
-    /// An operation is not one statement with named parameters.
-    #[error("operation {operation}: {detail}")]
-    Operation {
-        /// Which.
-        operation: OperationName,
-        /// Why not.
-        detail: String,
-    },
-    /// The pool cannot be made.
-    #[error("pool: {detail}")]
-    Pool {
-        /// Why not.
-        detail: String,
-    },
-}
-
 /// A `PostgreSQL` database; clones share it.
 #[derive(Clone)]
 pub struct Postgres(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    statements: BTreeMap<OperationName, Arc<Statement>>,
+    statements: Statements,
     /// Tells this process from a copy of its folder.
     process: Uuid,
     /// What a claim brought.
@@ -161,14 +133,9 @@ struct Bound {
 
 impl Postgres {
     /// Reads URL and operations; connects to nothing yet.
-    pub fn new(options: Options) -> Result<Self, Error> {
+    pub fn new(options: Options) -> Result<Self, ConfigurationError> {
         connection::config(&options)?;
-        let statement = |(name, operation): (&OperationName, &OperationSql)| {
-            let parsed = Statement::parse(name, operation, Placeholders::Numbered);
-            let refused = |detail| Error::Operation { operation: name.clone(), detail };
-            Ok((name.clone(), Arc::new(parsed.map_err(refused)?)))
-        };
-        let statements = options.operations.iter().map(statement).collect::<Result<_, _>>()?;
+        let statements = sql::parse_all(&options.operations, Placeholders::Numbered)?;
         Ok(Self(Arc::new(Inner {
             options,
             statements,
@@ -184,35 +151,33 @@ impl Inner {
         self.claimed.load_full().ok_or_else(|| "the database was not claimed yet".to_owned())
     }
 
-    fn validate(&self, operation: &Operation) -> Result<(), String> {
+    fn statement(&self, operation: &Operation) -> Result<&Arc<Statement>, String> {
         let statement = sql::find(&self.statements, &operation.operation)?;
         statement.check_names(operation)?;
+        Ok(statement)
+    }
+
+    fn bind_one(&self, claimed: &Claimed, operation: &Operation) -> Result<Bound, String> {
+        let statement = self.statement(operation)?;
+        let understood = sql::find(&claimed.operations, &operation.operation)?;
+        let parameters = parameters(&understood.types, statement, operation)?;
+        let marking = understood.marking.clone();
+        Ok(Bound { statement: statement.clone(), marking, parameters })
+    }
+
+    fn validate(&self, operation: &Operation) -> Result<(), String> {
         // Types are the server's to know; before it was asked only the shape is checked.
         match self.claimed.load().as_ref() {
-            Some(claimed) => {
-                let understood = sql::find(&claimed.operations, &operation.operation)?;
-                parameters(&understood.types, statement, operation).map(drop)
-            }
-            None => Ok(()),
+            Some(claimed) => self.bind_one(claimed, operation).map(drop),
+            None => self.statement(operation).map(drop),
         }
     }
 
-    fn bind(&self, claimed: &Claimed, operations: &[Operation]) -> Result<Vec<Bound>, Declined> {
-        let business = |code: &str, detail| Declined::Business { code: code.to_owned(), detail };
-        if operations.len() > OPERATIONS_MAX {
-            let detail = format!("{} operations, at most {OPERATIONS_MAX}", operations.len());
-            return Err(business("too_many_operations", detail));
-        }
-        let one = |operation: &Operation| {
-            let statement = sql::find(&self.statements, &operation.operation)?;
-            statement.check_names(operation)?;
-            let understood = sql::find(&claimed.operations, &operation.operation)?;
-            let parameters = parameters(&understood.types, statement, operation)?;
-            let marking = understood.marking.clone();
-            Ok(Bound { statement: statement.clone(), marking, parameters })
-        };
-        let bound = operations.iter().map(one).collect::<Result<Vec<_>, String>>();
-        bound.map_err(|detail| business("bad_parameter", detail))
+    /// What a branch needs, or why it does not begin.
+    fn ready(&self, operations: &[Operation]) -> Result<(Arc<Claimed>, Vec<Bound>), Declined> {
+        let claimed = self.claimed().map_err(unavailable)?;
+        let bound = sql::bind_all(operations, |operation| self.bind_one(&claimed, operation))?;
+        Ok((claimed, bound))
     }
 }
 
@@ -256,14 +221,11 @@ impl Participant for Postgres {
     }
 
     fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {
-        match self.0.claimed() {
-            Ok(claimed) => match self.0.bind(&claimed, operations) {
-                Ok(bound) => self
-                    .0
-                    .whole(branch::prepare(self.0.clone(), claimed, gid, bound), Vote::Unknown),
-                Err(declined) => Box::pin(async { Vote::No(declined) }),
-            },
-            Err(detail) => Box::pin(async { Vote::No(unavailable(detail)) }),
+        match self.0.ready(operations) {
+            Ok((claimed, bound)) => {
+                self.0.whole(branch::prepare(self.0.clone(), claimed, gid, bound), Vote::Unknown)
+            }
+            Err(declined) => Box::pin(async { Vote::No(declined) }),
         }
     }
 
@@ -272,14 +234,11 @@ impl Participant for Postgres {
         gid: Gid,
         operations: &'a [Operation],
     ) -> BoxFuture<'a, Vote> {
-        match self.0.claimed() {
-            Ok(claimed) => match self.0.bind(&claimed, operations) {
-                Ok(bound) => {
-                    self.0.whole(branch::commit_one_phase(claimed, gid, bound), Vote::Unknown)
-                }
-                Err(declined) => Box::pin(async { Vote::No(declined) }),
-            },
-            Err(detail) => Box::pin(async { Vote::No(unavailable(detail)) }),
+        match self.0.ready(operations) {
+            Ok((claimed, bound)) => {
+                self.0.whole(branch::commit_one_phase(claimed, gid, bound), Vote::Unknown)
+            }
+            Err(declined) => Box::pin(async { Vote::No(declined) }),
         }
     }
 
@@ -308,9 +267,4 @@ impl Participant for Postgres {
     fn inspection(&self, gid: Gid) -> Option<String> {
         Some(format!("SELECT * FROM pg_prepared_xacts WHERE gid = '{gid}'"))
     }
-}
-
-/// Nothing was sent, so nothing is prepared.
-fn unavailable(detail: String) -> Declined {
-    Declined::Technical { code: "participant_unavailable".to_owned(), detail }
 }

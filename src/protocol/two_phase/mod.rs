@@ -30,7 +30,9 @@ use super::Backoff;
 use crate::mutation::{Mutation, on};
 use crate::txn::{Ack, BranchIndex, Claim, Decision, Inquiry, Vote};
 
+mod one_phase;
 mod signals;
+mod views;
 
 #[cfg(test)]
 mod tests;
@@ -57,12 +59,6 @@ struct Branch {
     vote_by: Option<Duration>,
     attempts: u32,
     retry_at: Option<Duration>,
-}
-
-impl Branch {
-    fn view(&self) -> BranchView {
-        BranchView { state: self.state, attempts: self.attempts, retry_at: self.retry_at }
-    }
 }
 
 /// The engine of one transaction.
@@ -180,72 +176,6 @@ impl TwoPhase {
         }
     }
 
-    /// When to say `Tick` next, since the start; `None` if nothing is waited for.
-    pub fn deadline(&self) -> Option<Duration> {
-        let votes = self.branches.iter().filter_map(|b| match (self.phase, b.state) {
-            (Phase::Preparing | Phase::OnePhaseSent, BranchState::Preparing) => b.vote_by,
-            _ => None,
-        });
-        votes.chain(self.branches.iter().filter_map(|b| b.retry_at)).min()
-    }
-
-    /// Whether nothing more will be asked of the driver.
-    pub fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Done | Phase::InDoubt)
-    }
-
-    /// Whether it ended with every branch told, rather than left to recovery.
-    pub fn is_done(&self) -> bool {
-        self.phase == Phase::Done
-    }
-
-    /// What was decided, durable or about to be.
-    pub fn decision(&self) -> Option<Decision> {
-        match self.phase {
-            Phase::Deciding(decision) | Phase::Completing(decision) => Some(decision),
-            _ => None,
-        }
-    }
-
-    /// Why it aborts.
-    pub fn cause(&self) -> Option<&AbortCause> {
-        self.cause.as_ref()
-    }
-
-    /// The state of a branch.
-    pub fn branch_state(&self, branch: BranchIndex) -> BranchState {
-        self.branches[usize::from(branch.0)].state
-    }
-
-    /// How far a branch is.
-    pub fn branch(&self, branch: BranchIndex) -> BranchView {
-        self.branches[usize::from(branch.0)].view()
-    }
-
-    /// How far every branch is, in order.
-    pub fn views(&self) -> impl Iterator<Item = BranchView> {
-        self.branches.iter().map(Branch::view)
-    }
-
-    /// Where it stands.
-    pub fn stage(&self) -> Stage {
-        match self.phase {
-            Phase::Ready | Phase::Intending | Phase::OnePhaseSent | Phase::Preparing => {
-                Stage::Working
-            }
-            Phase::Inquiring => Stage::Inquiring,
-            Phase::Deciding(decision) => Stage::Deciding(decision),
-            Phase::Completing(decision) => Stage::Completing(decision),
-            Phase::Done => Stage::Done,
-            Phase::InDoubt => Stage::InDoubt,
-        }
-    }
-
-    /// Branches whose yes arrived after the abort was decided.
-    pub fn late_votes(&self) -> &[BranchIndex] {
-        &self.late_votes
-    }
-
     fn start(&mut self, elapsed: Duration, actions: &mut Vec<Action>) {
         if self.branches.len() == 1 {
             if on(Mutation::OnePhaseWithoutIntent) {
@@ -260,60 +190,6 @@ impl TwoPhase {
             branch.state = BranchState::Preparing;
             branch.vote_by = Some(elapsed.saturating_add(branch.timeout));
             actions.push(Action::SendPrepare(index_of(index)));
-        }
-    }
-
-    fn send_one_phase(&mut self, elapsed: Duration, actions: &mut Vec<Action>) {
-        let branch = &mut self.branches[0];
-        branch.state = BranchState::Preparing;
-        branch.vote_by = Some(elapsed.saturating_add(branch.timeout));
-        self.phase = Phase::OnePhaseSent;
-        actions.push(Action::SendOnePhase(BranchIndex(0)));
-    }
-
-    fn one_phase_answer(&mut self, vote: Vote, actions: &mut Vec<Action>) {
-        match vote {
-            Vote::Yes | Vote::ReadOnly => {
-                // Committed already: nothing is left to be told.
-                self.branches[0].state = BranchState::ReadOnly;
-                self.decide(Decision::Commit, actions);
-            }
-            Vote::No(declined) => {
-                self.branches[0].state = BranchState::Declined;
-                self.abort(AbortCause::Declined(BranchIndex(0), declined), actions);
-            }
-            Vote::Unknown(detail) => {
-                if on(Mutation::OnePhaseUnknownIsNo) {
-                    self.branches[0].state = BranchState::Declined;
-                    return self.abort(AbortCause::VoteUnknown(BranchIndex(0), detail), actions);
-                }
-                self.cause = Some(AbortCause::VoteUnknown(BranchIndex(0), detail));
-                self.inquire(actions);
-            }
-        }
-    }
-
-    fn inquire(&mut self, actions: &mut Vec<Action>) {
-        self.phase = Phase::Inquiring;
-        self.branches[0].state = BranchState::Unclear;
-        self.branches[0].retry_at = None;
-        actions.push(Action::SendInquiry(BranchIndex(0)));
-    }
-
-    fn inquired(&mut self, elapsed: Duration, inquiry: Inquiry, actions: &mut Vec<Action>) {
-        self.branches[0].retry_at = None;
-        match inquiry {
-            Inquiry::Committed => {
-                self.cause = None;
-                self.branches[0].state = BranchState::ReadOnly;
-                self.decide(Decision::Commit, actions);
-            }
-            Inquiry::Aborted => {
-                self.branches[0].state = BranchState::Declined;
-                let cause = self.cause.take().unwrap_or(AbortCause::Timeout(BranchIndex(0)));
-                self.abort(cause, actions);
-            }
-            Inquiry::Unknown(_) => self.retry_later(elapsed, 0),
         }
     }
 

@@ -227,25 +227,15 @@ fn operation(at: usize, name: &str, account: i64, amount: i64, note: &str) -> Op
 }
 
 fn submission(id: &TxnId, body: &Body, wait: Wait) -> Submission {
-    let payment = Payment {
-        kind: Kind::Upi,
-        customer: Customer {
-            id: CustomerId::new("customer").expect("short"),
-            customer_type: CustomerType::Retail,
-            since: None,
-        },
-        counterparty: None,
-        amount: Money { minor: 100, currency: Currency::INR },
-        cross_border: false,
-        requires_consistency: true,
-        location: None,
-        attempt: 1,
-        system_load_ratio: None,
-        participants: Vec::new(),
+    let customer = Customer {
+        id: CustomerId::new("customer").expect("short"),
+        customer_type: CustomerType::Retail,
+        since: None,
     };
+    let amount = Money { minor: 100, currency: Currency::INR };
     let transaction = Transaction {
         id: id.clone(),
-        payment,
+        payment: Payment::new(Kind::Upi, customer, amount),
         protocol: ProtocolRequest::Auto,
         operations: body.operations.clone(),
     };

@@ -19,10 +19,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Error;
 use super::messages::Description;
 use super::wire::Wire;
-use crate::participants::BoxFuture;
+use crate::participants::{BoxFuture, ConfigurationError};
 use crate::txn::{OperationName, Params};
 use session::Session;
 
@@ -200,7 +199,7 @@ pub async fn run(
 pub enum Failure {
     /// The options cannot be used.
     #[error(transparent)]
-    Options(#[from] Error),
+    Options(#[from] ConfigurationError),
     /// The service did not say who it is.
     #[error("{0}")]
     Service(String),
