@@ -15,7 +15,7 @@ use super::answer::{Answer, SubmitError, Wait};
 use super::operator::Held;
 use super::record::{Draft, LegTrace, explain, timings};
 use super::trace::{Subject, Trace};
-use super::{Branch, Inner};
+use super::{Branch, Inner, Places};
 use crate::decision_log::{
     self, Announced, AnswerRecord, DecisionRecord, Intent, OutcomeLeg, OutcomeRow, RecordedBranch,
 };
@@ -25,8 +25,8 @@ use crate::participants::BoxFuture;
 use crate::policy::VoteTiming;
 use crate::protocol::two_phase::{Action, BranchState, Input, TwoPhase};
 use crate::txn::{
-    BranchIndex, Decision, Declined, Gid, HistoryOutcome, LegVote, Outcome, PhysicalId, Reason,
-    ReasonCode, Vote,
+    Ack, BranchIndex, Decision, Declined, Gid, HistoryOutcome, LegVote, Outcome, PhysicalId,
+    Reason, ReasonCode, Vote,
 };
 
 /// Where the client waits.
@@ -43,6 +43,7 @@ pub(super) struct Run {
     pub(super) started: Instant,
     pub(super) predicted: Duration,
     pub(super) reply: Option<Reply>,
+    pub(super) places: Places,
     /// To the decision log.
     pub(super) announced: Option<Announced>,
     /// To the participants, by branch.
@@ -384,7 +385,7 @@ impl Run {
         }
     }
 
-    /// Notes when a vote came, before the engine hears of it.
+    /// Notes when a vote came or a branch ended, before the engine hears of it.
     fn observe(&mut self, input: &Input, elapsed: Duration) {
         match input {
             Input::Voted(index, vote) => {
@@ -410,6 +411,9 @@ impl Run {
                 if matches!(vote, Vote::Yes) && self.branches.len() > 1 {
                     self.branches_announced[index] = branch.participant.announce();
                 }
+            }
+            Input::Acked(index, Ack::Done | Ack::Heuristic(_)) => {
+                self.places[usize::from(index.0)] = None;
             }
             Input::Tick => {
                 for (index, leg) in self.legs.iter_mut().enumerate() {

@@ -102,6 +102,8 @@ struct Inner {
     /// Commits that an earlier run decided, and this one carries out: never orphans, not even in a
     /// list that was made before they ended and is read after.
     recovered: HashSet<(Epoch, PhysicalId)>,
+    /// The newest execution of earlier runs that this log knows to have committed.
+    newest: Option<(Epoch, PhysicalId)>,
     /// What recovery and the scan are at, and what operators ever stated of a branch: few, since a
     /// person makes each.
     recoveries: Recoveries,
@@ -114,6 +116,9 @@ struct Inner {
     stop: Watched<bool>,
 }
 
+/// The places that a transaction takes at its participants, by branch, until each has ended.
+type Places = Vec<Option<Unfinished>>;
+
 /// A participant's part in one transaction.
 struct Branch {
     name: ParticipantName,
@@ -121,7 +126,6 @@ struct Branch {
     gauge: Arc<Gauge>,
     identity: Arc<str>,
     operations: Vec<Operation>,
-    _unfinished: Unfinished,
 }
 
 impl Coordinator {
@@ -129,12 +133,12 @@ impl Coordinator {
     /// nothing: the same key asks again.
     pub async fn submit(&self, mut submission: Submission) -> Result<Answer, SubmitError> {
         let inner = &self.inner;
-        let branches = inner.bind(&mut submission.transaction)?;
+        let (branches, places) = inner.bind(&mut submission.transaction)?;
         inner.begin(&submission)?;
         let id = submission.transaction.id.clone();
         let (reply, answer) = oneshot::channel();
         let run = inner.clone();
-        tokio::spawn(async move { run.start_one(submission, branches, reply).await });
+        tokio::spawn(async move { run.start_one(submission, (branches, places), reply).await });
         answer.await.unwrap_or_else(|_| {
             Err(SubmitError::Unavailable { id, detail: "the transaction's task ended".into() })
         })
@@ -233,8 +237,8 @@ impl Coordinator {
 
 impl Inner {
     /// Groups the operations by participant, in order of first mention, and checks each.
-    fn bind(&self, transaction: &mut Transaction) -> Result<Arc<[Branch]>, SubmitError> {
-        let mut branches: Vec<Branch> = Vec::new();
+    fn bind(&self, transaction: &mut Transaction) -> Result<(Arc<[Branch]>, Places), SubmitError> {
+        let (mut branches, mut places) = (Vec::<Branch>::new(), Vec::new());
         for operation in &transaction.operations {
             let name = &operation.participant;
             let Some(member) = self.participants.get(name) else {
@@ -260,11 +264,11 @@ impl Inner {
                 gauge: member.gauge.clone(),
                 identity,
                 operations: vec![operation.clone()],
-                _unfinished: unfinished,
             });
+            places.push(Some(unfinished));
         }
         transaction.payment.participants = branches.iter().map(|b| b.name.clone()).collect();
-        Ok(branches.into())
+        Ok((branches.into(), places))
     }
 
     /// The identity of a participant that takes transactions now, and this one's place there.
@@ -365,7 +369,7 @@ impl Inner {
     async fn start_one(
         self: Arc<Self>,
         mut submission: Submission,
-        branches: Arc<[Branch]>,
+        (branches, places): (Arc<[Branch]>, Places),
         reply: Reply,
     ) {
         let id = submission.transaction.id.clone();
@@ -408,6 +412,7 @@ impl Inner {
             announced: in_step.then(|| self.log.announce()).flatten(),
             branches_announced,
             branches,
+            places,
             request_hash: submission.request_hash,
             wait: submission.wait,
             started,

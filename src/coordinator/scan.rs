@@ -57,6 +57,33 @@ pub(super) async fn scan(coordinator: Weak<Inner>, interval: Duration) {
 }
 
 impl Inner {
+    /// Whether a participant has committed what this log does not know, within a bound.
+    pub(super) async fn compare(
+        &self,
+        name: &ParticipantName,
+        member: &Member,
+    ) -> (ParticipantName, Result<(), ClaimError>) {
+        let bound = Duration::from_millis(self.options.claim_timeout_ms);
+        let compared = tokio::time::timeout(bound, self.is_not_behind(member)).await;
+        let late =
+            |_| Err(ClaimError::Unreachable { detail: format!("no answer within {bound:?}") });
+        (name.clone(), compared.unwrap_or_else(late))
+    }
+
+    async fn is_not_behind(&self, member: &Member) -> Result<(), ClaimError> {
+        let newest = self.newest.unwrap_or_default();
+        let known = member.participant.newest_commit(self.log.log_id(), self.log.epoch()).await;
+        match known.map_err(|detail| ClaimError::Unreachable { detail })? {
+            Some(known) if known > newest => Err(ClaimError::Behind {
+                known_epoch: known.0.0,
+                known_physical: known.1.0,
+                epoch: newest.0.0,
+                physical: newest.1.0,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Claims our epoch at a participant and lists what stands prepared there, within a bound.
     pub(super) async fn survey(
         &self,
@@ -66,6 +93,7 @@ impl Inner {
         let bound = Duration::from_millis(self.options.claim_timeout_ms);
         let asked = async {
             let participant = &member.participant;
+            self.is_not_behind(member).await?;
             let identity = participant.claim_epoch(self.log.log_id(), self.log.epoch()).await?;
             let listed = participant.list_prepared().await;
             let prepared = listed.map_err(|detail| ClaimError::Unreachable { detail })?;
@@ -88,7 +116,7 @@ impl Inner {
                 member.stand(Standing::Ready { identity: survey.identity });
                 Asked::Settled
             }
-            Err(error @ ClaimError::Stale { .. }) => {
+            Err(error @ (ClaimError::Stale { .. } | ClaimError::Behind { .. })) => {
                 // It will never take us: a newer copy of this log runs, or ran.
                 tracing::error!(participant = %name, "{error}");
                 self.note_overtaken(name, &error).await;

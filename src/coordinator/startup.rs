@@ -96,6 +96,7 @@ impl Inner {
             running: Mutex::default(),
             unfinished: AtomicUsize::new(0),
             recovered: recovered.decisions.iter().map(|d| (d.epoch, d.physical)).collect(),
+            newest: recovered.newest,
             recoveries: Mutex::default(),
             resolutions: {
                 let keyed = recovered.resolutions.iter().map(|r| (r.key(), r.clone()));
@@ -109,15 +110,23 @@ impl Inner {
         }
     }
 
-    /// Asks all participants at once; those that cannot be asked are left out.
+    /// Asks all participants at once; those that cannot be asked are left out. None is claimed
+    /// before all were asked what this log does not know.
     async fn survey_all(&self) -> Result<Vec<Survey>, StartError> {
+        let asked = self.participants.iter().map(|(name, member)| self.compare(name, member));
+        for (name, compared) in futures_util::future::join_all(asked).await {
+            if let Err(error @ ClaimError::Behind { .. }) = compared {
+                self.note_overtaken(&name, &error).await;
+                return Err(StartError::Claim { name, error });
+            }
+        }
         let asked = self.participants.iter().map(|(name, member)| self.survey(name, member));
         let answers = futures_util::future::join_all(asked).await;
         let mut surveys = Vec::new();
         for (answer, (name, member)) in answers.into_iter().zip(&self.participants) {
             match answer {
                 Ok(survey) => surveys.push(survey),
-                Err(error @ ClaimError::Stale { .. }) => {
+                Err(error @ (ClaimError::Stale { .. } | ClaimError::Behind { .. })) => {
                     self.note_overtaken(name, &error).await;
                     return Err(StartError::Claim { name: name.clone(), error });
                 }

@@ -32,8 +32,8 @@ mod tests;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -64,6 +64,7 @@ const RESOLUTIONS: Keyspace = Keyspace::at(6);
 
 const EPOCH_KEY: &[u8] = b"epoch";
 const OVERTAKEN_KEY: &[u8] = b"overtaken";
+const NEWEST_KEY: &[u8] = b"newest";
 /// Version of the records below.
 const VERSION: u32 = 1;
 /// Answers removed in one batch.
@@ -200,6 +201,8 @@ struct Inner {
     store: Store,
     epoch: Epoch,
     next_physical: AtomicU64,
+    /// The newest execution that may have committed anywhere.
+    newest: Mutex<Option<(Epoch, PhysicalId)>>,
     /// The last sequence whose row is sealed.
     sealed_to: AtomicU64,
     answer_retention: Duration,
@@ -232,6 +235,7 @@ impl DecisionLog {
             decisions: read_all(&store, DECISIONS)?,
             intents: read_all(&store, INTENTS)?,
             resolutions: read_all(&store, RESOLUTIONS)?,
+            newest: newest(&store)?,
         };
         let mut batch = Batch::new();
         batch.put(IDENTITY, EPOCH_KEY.to_vec(), epoch.0.to_be_bytes().to_vec());
@@ -240,6 +244,7 @@ impl DecisionLog {
             store,
             epoch,
             next_physical: AtomicU64::new(1),
+            newest: Mutex::new(recovered.newest),
             sealed_to: AtomicU64::new(sealed_to),
             answer_retention: options.answer_retention,
         }));
@@ -303,6 +308,20 @@ impl DecisionLog {
         Box::pin(async move { Ok(write.await.map(drop)?) })
     }
 
+    /// Writes what lets an execution commit somewhere: from then on the log knows that it was.
+    fn write_commit(
+        &self,
+        execution: (Epoch, PhysicalId),
+        mut batch: Batch,
+    ) -> BoxFuture<'static, Result<(), Error>> {
+        // Queued under the lock, so that no lower one follows a higher one.
+        let mut newest = self.0.newest.lock().expect("no panic while held");
+        let highest = newest.map_or(execution, |newest| newest.max(execution));
+        *newest = Some(highest);
+        batch.put(IDENTITY, NEWEST_KEY.to_vec(), execution_key(highest.0, highest.1));
+        self.write(batch)
+    }
+
     fn unresolved(&self) -> Result<HashSet<TxnId>, Error> {
         let decisions: Vec<DecisionRecord> = read_all(self.store(), DECISIONS)?;
         let intents: Vec<Intent> = read_all(self.store(), INTENTS)?;
@@ -331,7 +350,7 @@ impl Decisions for DecisionLog {
     fn record_intent(&self, intent: &Intent) -> BoxFuture<'static, Result<(), Error>> {
         let mut batch = Batch::new();
         batch.put(INTENTS, execution_key(intent.epoch, intent.physical), encode(intent));
-        self.write(batch)
+        self.write_commit((intent.epoch, intent.physical), batch)
     }
 
     fn record_outcome(
@@ -351,7 +370,10 @@ impl Decisions for DecisionLog {
         }
         batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
         batch.append(OUTCOMES, encode(row));
-        self.write(batch)
+        match decision {
+            Some(decision) => self.write_commit((decision.epoch, decision.physical), batch),
+            None => self.write(batch),
+        }
     }
 
     fn finish(&self, epoch: Epoch, physical: PhysicalId) -> BoxFuture<'static, Result<(), Error>> {
@@ -411,6 +433,16 @@ fn last_epoch(store: &Store) -> Result<Epoch, Error> {
     let bytes = <[u8; 8]>::try_from(value.as_slice());
     let last = bytes.map_err(|_| store.record_error(IDENTITY, EPOCH_KEY, "not 8 bytes"))?;
     Ok(Epoch(u64::from_be_bytes(last)))
+}
+
+fn newest(store: &Store) -> Result<Option<(Epoch, PhysicalId)>, Error> {
+    let Some(value) = store.get(IDENTITY, NEWEST_KEY)? else { return Ok(None) };
+    let bytes = <[u8; 16]>::try_from(value.as_slice());
+    let bytes = bytes.map_err(|_| store.record_error(IDENTITY, NEWEST_KEY, "not 16 bytes"))?;
+    let number = u128::from_be_bytes(bytes);
+    let [epoch, physical] = [number >> 64, number & u128::from(u64::MAX)]
+        .map(|half| u64::try_from(half).expect("64 bits"));
+    Ok(Some((Epoch(epoch), PhysicalId(physical))))
 }
 
 fn execution_key(epoch: Epoch, physical: PhysicalId) -> Vec<u8> {

@@ -167,6 +167,9 @@ pub struct Recovered {
     pub intents: Vec<Intent>,
     /// Everything that operators ever stated of a branch.
     pub resolutions: Vec<ResolutionRecord>,
+    /// The newest execution that may have committed anywhere; `None` if the log has never noted
+    /// one.
+    pub newest: Option<(Epoch, PhysicalId)>,
 }
 
 /// JSON has no NaN. Infinities, which no feature should be, come back as NaN too.

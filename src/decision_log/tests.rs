@@ -124,6 +124,30 @@ fn a_log_that_was_overtaken_is_never_opened_again_and_says_by_whom() {
 }
 
 #[test]
+fn the_newest_execution_that_may_have_committed_is_known_when_the_log_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, recovered) = open(dir.path());
+    assert_eq!(recovered.newest, None);
+    // As they end, not as they began; one that was aborted may be newer.
+    let decided: Vec<_> = (1..=3).map(|n| decision(&log, n)).collect();
+    for (n, decided) in [(3, &decided[2]), (2, &decided[1])] {
+        run(log.record_outcome(Some(decided), &answer(n, "committed"), &row(n), None)).unwrap();
+        run(log.finish(decided.epoch, decided.physical)).unwrap();
+    }
+    run(log.record_outcome(None, &answer(9, "aborted"), &row(9), None)).unwrap();
+    drop(log);
+    let (log, recovered) = open(dir.path());
+    assert_eq!(recovered.newest, Some((Epoch(1), PhysicalId(3))));
+    drop(log);
+    let (log, recovered) = open(dir.path());
+    assert_eq!(recovered.newest, Some((Epoch(1), PhysicalId(3))), "nothing new in between");
+    run(log.record_intent(&intent(&log, 1))).unwrap();
+    drop(log);
+    let (_, recovered) = open(dir.path());
+    assert_eq!(recovered.newest, Some((Epoch(3), PhysicalId(1))));
+}
+
+#[test]
 fn an_outcome_is_one_write_and_survives() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path());

@@ -26,10 +26,10 @@ pub use sql::OperationSql;
 /// How long a vote vouches, from when it was asked for, that its coordinator had not been overtaken
 /// by another with a copy of its log: a commit that is answered within this time reaches the
 /// participant before that other one decides anything there (see [`GRACE`]).
-pub const LEASE: Duration = Duration::from_millis(250);
+pub const LEASE: Duration = Duration::from_secs(1);
 /// How long a claim waits, once it is stored, before it ends what sessions of older epochs are
 /// there: [`LEASE`], and the time in which a commit that was sent by then arrives.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_millis(1_500);
 
 /// Why a participant cannot be made: the configuration is to be mended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +90,22 @@ pub enum ClaimError {
         /// The epoch that was claimed.
         claimed: u64,
     },
+    /// It has committed what this log does not know: the folder was restored from a backup.
+    #[error(
+        "it has committed execution {known_epoch}:{known_physical} of this decision log, which ends \
+         at {epoch}:{physical}: the data folder was restored from a backup, start the newer one; if \
+         that is lost, start with a new folder, and what is in doubt is listed and left to you"
+    )]
+    Behind {
+        /// The epoch of what was committed there.
+        known_epoch: u64,
+        /// Its execution within that epoch.
+        known_physical: u64,
+        /// The epoch of the last that the log knows of.
+        epoch: u64,
+        /// Its execution within that epoch.
+        physical: u64,
+    },
     /// It could not be asked. It is asked again.
     #[error("it cannot be reached: {detail}")]
     Unreachable {
@@ -140,6 +156,16 @@ pub trait Participant: Send + Sync {
     /// our own is locked, and a copy of our folder has a copy of it.
     fn is_shared(&self) -> bool {
         true
+    }
+
+    /// The newest execution of `log` that has committed here in an epoch before `before`, if this
+    /// keeps such things, whatever it forgets otherwise. Changes nothing.
+    fn newest_commit(
+        &self,
+        _log: LogId,
+        _before: Epoch,
+    ) -> BoxFuture<'_, Result<Option<(Epoch, PhysicalId)>, String>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     /// Tells it that a call for a branch is about to come, until the guard is dropped after that

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use presume::participants::{Ack, ClaimError, Inquiry, OperationSql, Participant};
-use presume::txn::{Epoch, LogId, Operation, OperationName, Vote};
+use presume::txn::{Epoch, LogId, Operation, OperationName, PhysicalId, Vote};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -190,4 +190,19 @@ pub async fn a_caller_that_gives_up_leaves_no_session_in_a_transaction(bank: &im
     assert_eq!(bank.prepare(100, &[debit("a", 1)]).await, Vote::Yes);
     assert_eq!(bank.database().commit(gid(100)).await, Ack::Done);
     bank.assert_nothing_prepared().await;
+}
+
+pub async fn the_newest_commit_is_known_and_a_tombstone_is_none(bank: &impl AnyBank) {
+    let newest = async |before| bank.database().newest_commit(log(), Epoch(before)).await;
+    assert_eq!(newest(2).await, Ok(None));
+    for physical in [3, 1] {
+        assert_eq!(bank.prepare(physical, &[credit("a", 1)]).await, Vote::Yes);
+        assert_eq!(bank.database().commit(gid(physical)).await, Ack::Done);
+    }
+    assert_eq!(bank.database().abort(gid(7)).await, Ack::Done);
+    // As a restored log would ask, in another process, before it claims anything.
+    let known = bank.another().newest_commit(log(), Epoch(2)).await;
+    assert_eq!(known, Ok(Some((Epoch(1), PhysicalId(3)))));
+    assert_eq!(newest(1).await, Ok(None), "of the epoch that asks");
+    assert_eq!(bank.another().newest_commit(LogId(Uuid::from_u128(8)), Epoch(2)).await, Ok(None));
 }

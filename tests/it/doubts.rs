@@ -117,6 +117,37 @@ async fn an_older_copy_of_the_data_folder_refuses_to_start_however_often_and_tou
     house.assert_moved(2, 1, "once");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_from_within_the_last_epoch_refuses_to_start_and_leaves_the_newer_log_its_place() {
+    let Some(mut house) = House::open("").await else { return };
+    house.answer(&across("t1", 1, 1)).await;
+    house.settled("before the backup").await;
+    let folder = |name: &str| house.folder().join(name);
+    let (data, backup, newer) = (folder("data"), folder("backup"), folder("newer"));
+    // Of a running process, in one moment.
+    processes::pause(house.served().pid());
+    copy(&data, &backup);
+    processes::resume(house.served().pid());
+    // The one commits at both, the other at one of them alone.
+    house.answer(&across("t2", 2, 1)).await;
+    house.answer(&within("t3", Side::Right, 3, 1)).await;
+    house.settled("after the backup").await;
+    house.kill();
+    std::fs::rename(&data, &newer).unwrap();
+    std::fs::rename(&backup, &data).unwrap();
+    for again in [false, true] {
+        let said = Served::refused(house.folder());
+        assert!(said.contains("restored from a backup"), "{said}");
+        assert!(said.contains("old copy") == again, "{said}");
+    }
+    std::fs::rename(&data, &backup).unwrap();
+    std::fs::rename(&newer, &data).unwrap();
+    house.start();
+    assert_eq!(house.answer(&across("t2", 2, 1)).await["outcome"], "committed");
+    house.assert_moved(2, 1, "once");
+    assert_eq!(house.answer(&across("t4", 4, 1)).await["outcome"], "committed");
+}
+
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.unwrap().success());

@@ -76,7 +76,9 @@ impl House {
 
     /// Submits until there is a certain answer.
     pub async fn answer(&self, transfer: &Transfer) -> Value {
+        let started = Instant::now();
         loop {
+            assert!(started.elapsed() < SETTLED_MAX * 2, "no answer: {:?}", transfer.body());
             if let Some(answer) = submit(&self.client, &self.served().url, transfer).await {
                 return answer;
             }

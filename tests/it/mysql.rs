@@ -345,10 +345,20 @@ async fn markers_are_pruned_beside_a_prepared_branch_once_they_are_old() {
     let other = EndedBelow { log: LogId(Uuid::from_u128(8)), ..ended };
     assert_eq!(bank.mysql.prune(other).await, Ok(0));
     assert_eq!(bank.mysql.prune(ended).await, Ok(2));
+    // The newest commit stays: a log that was restored does not know of it.
     let ended = EndedBelow { physical: PhysicalId(4), ..ended };
-    assert_eq!(bank.mysql.prune(ended).await, Ok(1));
+    assert_eq!(bank.mysql.prune(ended).await, Ok(0));
     assert_eq!(bank.mysql.commit(gid(4)).await, Ack::Done);
+    assert_eq!(bank.mysql.prune(ended).await, Ok(1));
     assert_eq!(bank.markers(), "4 committed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_commit_is_known_and_a_tombstone_is_none() {
+    let Some(bank) = Bank::open().await else { return };
+    contract::the_newest_commit_is_known_and_a_tombstone_is_none(&bank).await;
+    bank.server.sql("DROP TABLE presume_marker");
+    assert_eq!(bank.mysql.newest_commit(log(), Epoch(2)).await, Ok(None));
 }
 
 #[test]

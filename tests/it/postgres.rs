@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use presume::participants::postgres::{Options, Postgres};
-use presume::participants::{Ack, ClaimError, Participant};
-use presume::txn::{Epoch, Vote};
+use presume::participants::{Ack, ClaimError, EndedBelow, Participant};
+use presume::txn::{Epoch, LogId, PhysicalId, Vote};
 use serde_json::json;
+use uuid::Uuid;
 
-use crate::branches::{code, debit, gid, log, operation};
+use crate::branches::{code, credit, debit, gid, log, operation};
 use crate::contract::{self, AnyBank};
 use crate::postgres_server::PostgresServer;
 
@@ -199,4 +200,31 @@ async fn exhausted_slots_decline_and_a_foreign_branch_is_listed_and_left_alone()
     assert_eq!(bank.prepare(10, &[open(10)]).await, Vote::Yes);
     assert_eq!(bank.postgres.commit(gid(10)).await, Ack::Done);
     assert_eq!(bank.postgres.list_prepared().await.unwrap().others, ["somebody"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_commit_is_known_and_a_tombstone_is_none() {
+    let Some(bank) = Bank::open().await else { return };
+    contract::the_newest_commit_is_known_and_a_tombstone_is_none(&bank).await;
+    bank.server.sql("bank", "DROP TABLE presume.marker");
+    assert_eq!(bank.postgres.newest_commit(log(), Epoch(2)).await, Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn markers_are_pruned_once_they_are_old_but_for_that_of_the_newest_commit() {
+    let Some(bank) = Bank::open().await else { return };
+    for physical in 1..=3 {
+        assert_eq!(bank.prepare(physical, &[credit("a", 1)]).await, Vote::Yes);
+        assert_eq!(bank.postgres.commit(gid(physical)).await, Ack::Done);
+    }
+    assert_eq!(bank.postgres.abort(gid(4)).await, Ack::Done);
+    let ended = EndedBelow { log: log(), epoch: Epoch(1), physical: PhysicalId(5) };
+    assert_eq!(bank.postgres.prune(ended).await, Ok(0));
+    bank.server.sql("bank", "UPDATE presume.marker SET at = at - interval '1 day'");
+    let other = EndedBelow { log: LogId(Uuid::from_u128(8)), ..ended };
+    assert_eq!(bank.postgres.prune(other).await, Ok(0));
+    let earlier = EndedBelow { physical: PhysicalId(2), ..ended };
+    assert_eq!(bank.postgres.prune(earlier).await, Ok(1));
+    assert_eq!(bank.postgres.prune(ended).await, Ok(2));
+    assert_eq!(bank.markers(), "3 committed");
 }

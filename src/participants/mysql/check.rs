@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use mysql_async::{Error, Row};
 
-use super::errors::text;
+use super::errors::{self, text};
 use super::sessions::Session;
 use super::{Mysql, Options, schema};
 use crate::participants::Finding;
 use crate::participants::sql::Statement;
-use crate::txn::OperationName;
+use crate::txn::{Epoch, LogId, OperationName, PhysicalId};
 
 /// The oldest servers whose prepared branches outlive their sessions and can be ended by others.
 const MARIADB_MIN: (u32, u32, u32) = (10, 5, 0);
@@ -180,6 +180,24 @@ impl Mysql {
     /// The statements of [`Mysql::init`], for a person who has the rights.
     pub fn init_statements() -> &'static str {
         schema::CREATE
+    }
+
+    /// See [`Participant::newest_commit`](crate::participants::Participant::newest_commit).
+    pub(super) async fn newest(
+        &self,
+        log: LogId,
+        before: Epoch,
+    ) -> Result<Option<(Epoch, PhysicalId)>, String> {
+        let mut session = self.visit().await?;
+        match session.rows(&schema::newest(log, before)).await {
+            Ok(rows) => Ok(rows.first().map(|row| {
+                let number = |at| row.get::<u64, _>(at).unwrap_or_default();
+                (Epoch(number(0)), PhysicalId(number(1)))
+            })),
+            // A claim says so.
+            Err(error) if errors::code(&error) == Some(errors::NO_SUCH_TABLE) => Ok(None),
+            Err(error) => Err(text(&error)),
+        }
     }
 
     async fn visit(&self) -> Result<Session, String> {

@@ -22,6 +22,8 @@ pub(super) const DUPLICATE_KEY: u16 = 1062;
 pub(super) const NOT_NULL: u16 = 1048;
 /// A change in a transaction that only reads.
 pub(super) const READ_ONLY_TRANSACTION: u16 = 1792;
+/// No such table.
+pub(super) const NO_SUCH_TABLE: u16 = 1146;
 /// No such session.
 pub(super) const NO_SUCH_SESSION: u16 = 1094;
 

@@ -58,7 +58,7 @@ use super::{
     Ack, BoxFuture, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant, Prepared,
     unavailable, whole,
 };
-use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, Vote};
+use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, PhysicalId, Vote};
 use sessions::{PLACES, Session, Sessions};
 use xid::Xid;
 
@@ -201,6 +201,14 @@ impl Participant for Mysql {
 
     fn claim_epoch(&self, log: LogId, epoch: Epoch) -> BoxFuture<'_, Result<String, ClaimError>> {
         Box::pin(self.0.claim(log, epoch))
+    }
+
+    fn newest_commit(
+        &self,
+        log: LogId,
+        before: Epoch,
+    ) -> BoxFuture<'_, Result<Option<(Epoch, PhysicalId)>, String>> {
+        Box::pin(self.newest(log, before))
     }
 
     fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {

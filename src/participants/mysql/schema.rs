@@ -128,13 +128,28 @@ pub(super) fn ended(gid: Gid) -> String {
     )
 }
 
-/// Keys of markers of that age of what has ended, at most as many as [`remove`] takes.
+/// The newest execution before that epoch which has committed here.
+pub(super) fn newest(log: LogId, before: Epoch) -> String {
+    format!(
+        "SELECT epoch, physical FROM presume_marker
+         WHERE log_id = X'{log}' AND epoch < {} AND ended = 'committed'
+         ORDER BY epoch DESC, physical DESC LIMIT 1",
+        before.0
+    )
+}
+
+/// Keys of markers of that age of what has ended, at most as many as [`remove`] takes; never that
+/// of the newest commit.
 pub(super) fn old(ended: EndedBelow, age_s: u64) -> String {
     let (log, epoch, physical) = (ended.log, ended.epoch.0, ended.physical.0);
     format!(
         "SELECT epoch, physical, branch FROM presume_marker
          WHERE log_id = X'{log}' AND (epoch < {epoch} OR (epoch = {epoch} AND physical < {physical}))
            AND ended_at < CURRENT_TIMESTAMP - INTERVAL {age_s} SECOND
+           AND NOT (ended = 'committed' AND (epoch, physical) = (
+               SELECT epoch, physical FROM presume_marker
+               WHERE log_id = X'{log}' AND ended = 'committed'
+               ORDER BY epoch DESC, physical DESC LIMIT 1))
          LIMIT {REMOVED_MAX}"
     )
 }

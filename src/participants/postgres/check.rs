@@ -2,9 +2,12 @@
 
 use deadpool_postgres::Client;
 
-use super::errors::text;
+use tokio_postgres::error::SqlState;
+
+use super::errors::{is, text};
 use super::{Options, Postgres, connection, schema};
 use crate::participants::Finding;
+use crate::txn::{Epoch, LogId, PhysicalId};
 
 /// The oldest server with `client_connection_check_interval`.
 const VERSION_MIN: i32 = 140_000;
@@ -121,6 +124,25 @@ impl Postgres {
     /// The statements of [`Postgres::init`], for a person who has the rights.
     pub fn init_statements() -> &'static str {
         schema::CREATE
+    }
+
+    /// See [`Participant::newest_commit`](crate::participants::Participant::newest_commit).
+    pub(super) async fn newest(
+        &self,
+        log: LogId,
+        before: Epoch,
+    ) -> Result<Option<(Epoch, PhysicalId)>, String> {
+        let client = self.visit().await?;
+        let before = i64::try_from(before.0).expect("counted from 1, one a start");
+        match client.query_opt(schema::NEWEST, &[&log.0, &before]).await {
+            Ok(row) => Ok(row.map(|row| {
+                let number = |at| u64::try_from(row.get::<_, i64>(at)).unwrap_or_default();
+                (Epoch(number(0)), PhysicalId(number(1)))
+            })),
+            // A claim says so.
+            Err(error) if is(&error, &SqlState::UNDEFINED_TABLE) => Ok(None),
+            Err(error) => Err(text(&error)),
+        }
     }
 
     async fn visit(&self) -> Result<Client, String> {

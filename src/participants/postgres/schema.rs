@@ -103,12 +103,21 @@ VALUES ($1, $2, $3, $4, false) ON CONFLICT DO NOTHING";
 pub(super) const ENDED: &str = "SELECT committed FROM presume.marker \
      WHERE log = $1 AND epoch = $2 AND physical = $3 AND branch = $4";
 
-/// Log, epoch, physical id below which all is finished, seconds of age → markers removed.
+/// Log, epoch → the newest execution before that epoch which has committed here.
+pub(super) const NEWEST: &str = "\
+SELECT epoch, physical FROM presume.marker
+WHERE log = $1 AND epoch < $2 AND committed ORDER BY epoch DESC, physical DESC LIMIT 1";
+
+/// Log, epoch, physical id below which all is finished, seconds of age → markers removed; never
+/// that of the newest commit.
 pub(super) const PRUNE: &str = "\
 DELETE FROM presume.marker WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM presume.marker
     WHERE log = $1 AND (epoch < $2 OR (epoch = $2 AND physical < $3))
       AND at < now() - make_interval(secs => $4)
+      AND NOT (committed AND (epoch, physical) = (
+          SELECT epoch, physical FROM presume.marker WHERE log = $1 AND committed
+          ORDER BY epoch DESC, physical DESC LIMIT 1))
     LIMIT 10000))";
 
 /// Everything prepared in this database.

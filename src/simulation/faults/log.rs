@@ -103,7 +103,7 @@ impl SimulatedLog {
             let decisions = records.decisions.values().cloned().collect();
             let intents = records.intents.values().cloned().collect();
             let resolutions = records.resolutions.values().cloned().collect();
-            (records.epoch, Recovered { decisions, intents, resolutions })
+            (records.epoch, Recovered { decisions, intents, resolutions, newest: None })
         });
         let kept = on(Mutation::LogKeepsEpoch) && last.0 > 0;
         let epoch = if kept { last } else { Epoch(last.0 + 1) };
