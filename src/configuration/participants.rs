@@ -142,6 +142,7 @@ impl Participant {
         options.prepared_reserve = self.prepared_reserve.unwrap_or(options.prepared_reserve);
         Postgres::new(options).map_err(|error| match error {
             postgres::Error::Operation { operation, detail } => sql_fault(&operation, detail),
+            postgres::Error::Url { detail } => fault("url", detail),
             postgres::Error::Tls { detail } => fault("tls_ca", detail),
             other => fault("url", other.to_string()),
         })
@@ -155,9 +156,9 @@ impl Participant {
         self.lengths(&mut options.connect_timeout, &mut options.listening_horizon)?;
         Mysql::new(options).map_err(|error| match error {
             mysql::Error::Operation { operation, detail } => sql_fault(&operation, detail),
+            mysql::Error::Url { detail } => fault("url", detail),
             mysql::Error::Tls { detail } => fault("tls_ca", detail),
             error @ mysql::Error::Connections { .. } => fault("connections_max", error.to_string()),
-            other => fault("url", other.to_string()),
         })
     }
 

@@ -3,7 +3,6 @@
 //! A request is sent once. Only what certainly did not leave is said to be not sent.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,8 +173,13 @@ impl Wire {
         if max < 2 {
             return Err(Error::Connections { max });
         }
-        let tls = tls::client_config(options.tls_ca.as_deref());
-        let tls = tls.map_err(|detail| Error::Tls { detail })?;
+        let refused = |detail| Error::Tls { detail };
+        let trusted = if origin.starts_with("https:") {
+            tls::certificates(options.tls_ca.as_deref()).map_err(refused)?
+        } else {
+            Vec::new()
+        };
+        let tls = tls::client_config(trusted).map_err(refused)?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -296,7 +300,9 @@ fn checked(options: &Options) -> Result<(String, String), Error> {
         return Err(refused("it must end with the path of the base"));
     }
     let allowed = |name: &str| options.allow_unsafe.iter().any(|allowed| allowed == name);
-    let here = is_this_machine(authority.host());
+    let here = tls::is_this_machine(authority.host());
+    let asked = Some(scheme == "https");
+    tls::wanted(asked, options.tls_ca.as_deref(), here).map_err(|detail| refused(&detail))?;
     if scheme == "http" && !here && !allowed("plain_http") {
         return Err(refused(
             "http is for this machine: answers travel unprotected; use https, or accept it with \
@@ -317,11 +323,6 @@ fn checked(options: &Options) -> Result<(String, String), Error> {
             Ok((format!("{scheme}://{authority}"), base))
         }
     }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[allow(clippy::disallowed_methods, reason = "dates signatures; decisions never look at it")]

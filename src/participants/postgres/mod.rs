@@ -57,9 +57,11 @@ pub use super::Finding;
 /// How to reach a database, and its limits.
 #[derive(Clone)]
 pub struct Options {
-    /// `postgres://user:password@host:port/database?sslmode=…`.
+    /// `postgres://user:password@host:port/database?sslmode=…`: `require` or `verify-full` (both
+    /// check certificate and name) or `disable`; if unset, TLS is used beyond this machine.
     pub url: String,
-    /// Certificates that the server's must lead to; the system's if unset.
+    /// Certificates that the server's must lead to; the system's if unset. TLS is used if this is
+    /// set.
     pub tls_ca: Option<PathBuf>,
     /// Most sessions.
     pub connections_max: usize,
@@ -128,6 +130,7 @@ pub struct Postgres(Arc<Inner>);
 
 struct Inner {
     options: Options,
+    route: connection::Route,
     statements: BTreeMap<OperationName, Arc<Statement>>,
     /// Tells this process from a copy of its folder.
     process: Uuid,
@@ -160,9 +163,9 @@ struct Bound {
 }
 
 impl Postgres {
-    /// Reads URL and operations; connects to nothing yet.
+    /// Reads URL, certificates and operations; connects to nothing yet.
     pub fn new(options: Options) -> Result<Self, Error> {
-        connection::config(&options)?;
+        let route = connection::route(&options)?;
         let statement = |(name, operation): (&OperationName, &OperationSql)| {
             let parsed = Statement::parse(name, operation, Placeholders::Numbered);
             let refused = |detail| Error::Operation { operation: name.clone(), detail };
@@ -171,6 +174,7 @@ impl Postgres {
         let statements = options.operations.iter().map(statement).collect::<Result<_, _>>()?;
         Ok(Self(Arc::new(Inner {
             options,
+            route,
             statements,
             process: Uuid::new_v4(),
             claimed: ArcSwapOption::empty(),
