@@ -5,13 +5,17 @@
 //! back to plain text.
 
 use std::error::Error;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, InvalidMessage, RootCertStore};
+
+/// Names of a certificate that are shown.
+const NAMES_SHOWN: usize = 8;
 
 /// Whether a server is spoken to over TLS: as the URL has `asked`, else as is safe. `Err` is one
 /// sentence.
@@ -73,6 +77,52 @@ pub(super) fn client_config(trusted: Vec<CertificateDer<'static>>) -> Result<Cli
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(config)
+}
+
+/// What a failed handshake comes from, in one sentence; `None` if that is not the error's cause.
+pub(super) fn explain(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return sentence(error);
+        }
+        // What an I/O error wraps is not its source.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn sentence(error: &rustls::Error) -> Option<String> {
+    use CertificateError::{BadSignature, NotValidForNameContext, UnknownIssuer};
+    let invalid = match error {
+        rustls::Error::InvalidCertificate(invalid) => invalid,
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            return Some("the server does not speak TLS there".to_owned());
+        }
+        _ => return None,
+    };
+    Some(match invalid {
+        UnknownIssuer => {
+            "the server's certificate leads to none that is trusted (those of tls_ca, \
+                          else the system's)"
+                .to_owned()
+        }
+        BadSignature => {
+            "the server's certificate was not signed by the one it names, whose namesake \
+                         is trusted: is tls_ca an older one?"
+                .to_owned()
+        }
+        NotValidForNameContext { expected, presented } => {
+            let names: Vec<_> = presented.iter().take(NAMES_SHOWN).map(String::as_str).collect();
+            let names = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+            format!("the server's certificate is for {names}, not for {}", expected.to_str())
+        }
+        other => format!("the server's certificate is not valid: {other}"),
+    })
 }
 
 #[cfg(test)]

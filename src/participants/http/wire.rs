@@ -332,7 +332,10 @@ fn now_s() -> i64 {
 }
 
 /// An error with its causes, in one line.
-fn text(error: &dyn std::error::Error) -> String {
+fn text(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(why) = tls::explain(error) {
+        return why;
+    }
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
