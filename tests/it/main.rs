@@ -8,6 +8,7 @@
 mod backpressure;
 mod bad_input;
 mod banks;
+mod certificates;
 mod cuts;
 mod doubts;
 mod endurance;
@@ -34,4 +35,5 @@ mod resolution;
 mod retrain;
 mod server;
 mod stops;
+mod tls;
 mod wallet_server;

@@ -3,13 +3,16 @@
 //! As root the server is started as the user `mysql`, which the package made. Where there is no
 //! server, tests say so and are skipped; `REQUIRE_SERVERS` (set by CI) makes that a failure.
 
+use std::fs::Permissions;
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::certificates::Identity;
 use crate::processes;
 
 /// Generous: the machine may be busy.
@@ -64,6 +67,26 @@ impl MysqlServer {
     pub fn restart_with(&mut self, setting: &str) {
         self.stop();
         self.settings.push(setting.to_owned());
+        self.run();
+    }
+
+    /// Starts the server again with this certificate. From then on its user needs TLS.
+    pub fn restart_with_tls(&mut self, identity: &Identity) {
+        let put = |name: &str, from: &Path| {
+            let file = self.dir.path().join(name);
+            std::fs::copy(from, &file).unwrap();
+            std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+            give(&file);
+            file.display().to_string()
+        };
+        let certificate = put("server.pem", &identity.certificate);
+        let key = put("server.key", &identity.key);
+        let authority = put("authority.pem", &identity.authority);
+        self.root("ALTER USER presume@'127.0.0.1' REQUIRE SSL");
+        self.stop();
+        self.settings.push(format!("--ssl-cert={certificate}"));
+        self.settings.push(format!("--ssl-key={key}"));
+        self.settings.push(format!("--ssl-ca={authority}"));
         self.run();
     }
 
