@@ -125,7 +125,10 @@ pub const PARTICIPANT_KEYS: &[(&str, &str)] = &[
         "postgres://USER:${PASSWORD}@HOST/DATABASE or https://HOST/BASE; ${NAME} is the environment's.",
     ),
     ("secret", "http: what requests are signed with, \"${NAME}\" or \"${file:PATH}\"."),
-    ("tls_ca", "Certificates that the server's must lead to; the system's if unset."),
+    (
+        "tls_ca",
+        "File of certificates, one of which the server's must lead to; the system's if unset.",
+    ),
     ("connections_max", "Most sessions or connections (postgres 16, mysql and http 32)."),
     ("connect_timeout_ms", "Longest that connecting may take (5000)."),
     ("listening_horizon_ms", "Longest that a statement or a request may take (60000)."),

@@ -164,10 +164,7 @@ impl Participant {
         options.allow_unsafe.clone_from(&self.allow_unsafe);
         options.connections_max = self.connections_max.unwrap_or(options.connections_max);
         self.lengths(&mut options.connect_timeout, &mut options.listening_horizon)?;
-        Http::new(&options).map_err(|error| match error {
-            ConfigurationError::Url { detail } => fault("url", detail),
-            other => refused(other),
-        })
+        Http::new(&options).map_err(refused)
     }
 
     fn lengths(
@@ -209,7 +206,8 @@ fn refused(error: ConfigurationError) -> ParticipantFault {
         ConfigurationError::Tls { detail } => fault("tls_ca", detail),
         ConfigurationError::Secret { detail } => fault("secret", detail),
         ConfigurationError::Connections { .. } => fault("connections_max", text),
-        ConfigurationError::Url { .. } | ConfigurationError::Pool { .. } => fault("url", text),
+        ConfigurationError::Url { detail } => fault("url", detail),
+        ConfigurationError::Pool { .. } => fault("url", text),
     }
 }
 

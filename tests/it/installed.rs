@@ -23,11 +23,16 @@ pub fn missing(server: &str) {
 /// A scratch folder that belongs to the server's user.
 pub fn folder(prefix: &str, user: &str) -> tempfile::TempDir {
     let dir = tempfile::Builder::new().prefix(prefix).tempdir().unwrap();
+    give(user, dir.path());
+    dir
+}
+
+/// Makes a file or folder that of the server's user.
+pub fn give(user: &str, path: &Path) {
     if is_root() {
-        let owned = Command::new("chown").arg(user).arg(dir.path()).status();
+        let owned = Command::new("chown").arg(user).arg(path).status();
         assert!(owned.unwrap().success());
     }
-    dir
 }
 
 pub fn free_port() -> u16 {

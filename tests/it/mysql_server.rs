@@ -1,10 +1,13 @@
 //! A private `MariaDB` on a free port, in a scratch folder, killed when it is dropped.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::certificates::Identity;
 use crate::{installed, processes};
 
 /// Whom the package made to run it.
@@ -54,6 +57,26 @@ impl MysqlServer {
     pub fn restart_with(&mut self, setting: &str) {
         self.stop();
         self.settings.push(setting.to_owned());
+        self.run();
+    }
+
+    /// Starts the server again with this certificate. From then on its user needs TLS.
+    pub fn restart_with_tls(&mut self, identity: &Identity) {
+        let put = |name: &str, from: &Path| {
+            let file = self.dir.path().join(name);
+            std::fs::copy(from, &file).unwrap();
+            std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+            installed::give(USER, &file);
+            file.display().to_string()
+        };
+        let certificate = put("server.pem", &identity.certificate);
+        let key = put("server.key", &identity.key);
+        let authority = put("authority.pem", &identity.authority);
+        self.root("ALTER USER presume@'127.0.0.1' REQUIRE SSL");
+        self.stop();
+        self.settings.push(format!("--ssl-cert={certificate}"));
+        self.settings.push(format!("--ssl-key={key}"));
+        self.settings.push(format!("--ssl-ca={authority}"));
         self.run();
     }
 

@@ -1,8 +1,11 @@
 //! A private `PostgreSQL` on a free port, in a scratch folder, stopped when it is dropped.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use crate::certificates::Identity;
 use crate::{installed, processes};
 
 /// Whom the package made to run it.
@@ -54,6 +57,30 @@ impl PostgresServer {
     pub fn restart_with(&mut self, setting: &str) {
         self.stop();
         self.settings.push(setting.to_owned());
+        self.run();
+    }
+
+    /// Starts the server again with this certificate. From then on nobody comes in without TLS, and
+    /// everybody but the user `presume` needs a password.
+    pub fn restart_with_tls(&mut self, identity: &Identity) {
+        let data = self.dir.path().join("data");
+        let put = |name: &str, content: &[u8]| {
+            let file = data.join(name);
+            std::fs::write(&file, content).unwrap();
+            // The server insists that its key is its own and nobody else's.
+            std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+            installed::give(USER, &file);
+        };
+        put("server.pem", &std::fs::read(&identity.certificate).unwrap());
+        put("server.key", &std::fs::read(&identity.key).unwrap());
+        put(
+            "pg_hba.conf",
+            b"hostssl all presume 127.0.0.1/32 trust\n\
+              hostssl all all 127.0.0.1/32 scram-sha-256\n",
+        );
+        self.stop();
+        let settings = ["ssl=on", "ssl_cert_file=server.pem", "ssl_key_file=server.key"];
+        self.settings.extend(settings.map(str::to_owned));
         self.run();
     }
 

@@ -3,7 +3,6 @@
 //! A request is sent once. Only what certainly did not leave is said to be not sent.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,8 +174,13 @@ impl Wire {
             let detail = format!("{max}, at least 2 are needed");
             return Err(ConfigurationError::Connections { detail });
         }
-        let tls = tls::client_config(options.tls_ca.as_deref());
-        let tls = tls.map_err(|detail| ConfigurationError::Tls { detail })?;
+        let refused = |detail| ConfigurationError::Tls { detail };
+        let trusted = if origin.starts_with("https:") {
+            tls::certificates(options.tls_ca.as_deref()).map_err(refused)?
+        } else {
+            Vec::new()
+        };
+        let tls = tls::client_config(trusted).map_err(refused)?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -297,7 +301,9 @@ fn checked(options: &Options) -> Result<(String, String), ConfigurationError> {
         return Err(refused("it must end with the path of the base"));
     }
     let allowed = |name: &str| options.allow_unsafe.iter().any(|allowed| allowed == name);
-    let here = is_this_machine(authority.host());
+    let here = tls::is_this_machine(authority.host());
+    let asked = Some(scheme == "https");
+    tls::wanted(asked, options.tls_ca.as_deref(), here).map_err(|detail| refused(&detail))?;
     if scheme == "http" && !here && !allowed("plain_http") {
         return Err(refused(
             "http is for this machine: answers travel unprotected; use https, or accept it with \
@@ -320,11 +326,6 @@ fn checked(options: &Options) -> Result<(String, String), ConfigurationError> {
     }
 }
 
-fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 #[allow(clippy::disallowed_methods, reason = "dates signatures; decisions never look at it")]
 fn now_s() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -332,7 +333,10 @@ fn now_s() -> i64 {
 }
 
 /// An error with its causes, in one line.
-fn text(error: &dyn std::error::Error) -> String {
+fn text(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(why) = tls::explain(error) {
+        return why;
+    }
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

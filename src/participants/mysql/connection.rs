@@ -1,29 +1,35 @@
 //! How sessions are opened: address, TLS, and settings by which nothing waits for ever.
 //!
-//! TLS is used where the URL says `require_ssl=true` or certificates are given.
+//! TLS is used where the URL says `require_ssl=true`, where certificates are given, and beyond this
+//! machine unless it says `require_ssl=false`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use mysql_async::{Opts, OptsBuilder, SslOpts};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::Options;
 use crate::participants::ConfigurationError;
 use crate::participants::sql::OPERATIONS_MAX;
+use crate::participants::tls;
 
-/// Reads the URL; its password is never part of an error.
+/// Reads URL and certificates; the URL's password is never part of an error.
 pub(super) fn opts(options: &Options) -> Result<Opts, ConfigurationError> {
     let refused = |detail: String| ConfigurationError::Url { detail };
     let opts = Opts::from_url(&options.url).map_err(|error| refused(error.to_string()))?;
     if opts.db_name().is_none() {
         return Err(refused("it names no database".to_owned()));
     }
-    let tls = match (opts.ssl_opts(), &options.tls_ca) {
-        (None, None) => None,
-        (asked, ca) => Some(tls(asked.cloned().unwrap_or_default(), ca.as_deref())?),
+    let named = names_tls(&options.url).map_err(refused)?;
+    let asked = named.then_some(opts.ssl_opts().is_some());
+    let this_machine = opts.socket().is_some() || tls::is_this_machine(opts.ip_or_hostname());
+    let ca = options.tls_ca.as_deref();
+    let ssl = if tls::wanted(asked, ca, this_machine).map_err(refused)? {
+        let trusted = tls::certificates(ca).map_err(|detail| ConfigurationError::Tls { detail })?;
+        let trusted = trusted.iter().map(|certificate| certificate.to_vec().into()).collect();
+        // None that the driver brings, nor anything else that the URL would make of it.
+        Some(SslOpts::default().with_root_certs(trusted).with_disable_built_in_roots(true))
+    } else {
+        None
     };
     let statements = options.operations.len().min(OPERATIONS_MAX);
     let builder = OptsBuilder::from_opts(opts)
@@ -33,33 +39,28 @@ pub(super) fn opts(options: &Options) -> Result<Opts, ConfigurationError> {
         .prefer_socket(false)
         .tcp_keepalive(Some(Duration::from_secs(30)))
         .stmt_cache_size(statements.max(1))
-        .ssl_opts(tls);
+        .ssl_opts(ssl);
     Ok(builder.into())
 }
 
-/// Checks the server's certificate against those of `ca`, else the system's.
-fn tls(asked: SslOpts, ca: Option<&Path>) -> Result<SslOpts, ConfigurationError> {
-    let refused = |detail: String| ConfigurationError::Tls { detail };
-    let certificates: Vec<CertificateDer<'static>> = match ca {
-        Some(file) => {
-            let broken = |error| refused(format!("{}: {error}", file.display()));
-            let read = CertificateDer::pem_file_iter(file).map_err(broken)?;
-            read.collect::<Result<_, _>>().map_err(broken)?
+/// Whether the URL, which the driver could read, says anything of TLS.
+fn names_tls(url: &str) -> Result<bool, String> {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let mut named = false;
+    for name in query.split('&').filter_map(|pair| pair.split('=').next()) {
+        match name {
+            "require_ssl" => named = true,
+            // The driver leaves them out without a word where TLS is not required.
+            "verify_ca" | "verify_identity" | "built_in_roots" => {
+                return Err(format!(
+                    "{name} cannot be chosen: over TLS the certificate and its name are always \
+                     checked, against tls_ca or else the system's"
+                ));
+            }
+            _ => {}
         }
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    // One that cannot be read would make every connection fail; systems have such.
-    let mut roots = RootCertStore::empty();
-    let readable: Vec<_> = certificates
-        .into_iter()
-        .filter(|certificate| roots.add(certificate.clone()).is_ok())
-        .map(|certificate| certificate.to_vec().into())
-        .collect();
-    if readable.is_empty() {
-        let place = ca.map_or("the system".to_owned(), |file| file.display().to_string());
-        return Err(refused(format!("{place} holds no certificate")));
     }
-    Ok(asked.with_root_certs(readable).with_disable_built_in_roots(true))
+    Ok(named)
 }
 
 /// What every session is told first. Beyond the horizon nobody listens: waits and statements end,

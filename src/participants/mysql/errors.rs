@@ -8,6 +8,7 @@ use std::io;
 
 use mysql_async::{Error, ServerError};
 
+use crate::participants::tls;
 use crate::txn::Declined;
 
 /// The branch is not known, or another session owns it.
@@ -114,6 +115,9 @@ fn technical_code(code: u16) -> String {
 pub(super) fn text(error: &Error) -> String {
     if let Error::Server(server) = error {
         return format!("{} ({})", server.message, server.code);
+    }
+    if let Some(why) = tls::explain(error) {
+        return why;
     }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);

@@ -65,10 +65,11 @@ use xid::Xid;
 /// How to reach a database, and its limits.
 #[derive(Clone)]
 pub struct Options {
-    /// `mysql://user:password@host:port/database?require_ssl=…`.
+    /// `mysql://user:password@host:port/database?require_ssl=…`; if that is unset, TLS is used beyond
+    /// this machine.
     pub url: String,
     /// Certificates that the server's must lead to; the system's if unset. TLS is used if this is
-    /// set or the URL requires it.
+    /// set.
     pub tls_ca: Option<PathBuf>,
     /// Most sessions, and so, less the reserve, most prepared branches.
     pub connections_max: usize,
@@ -138,7 +139,7 @@ struct Bound {
 }
 
 impl Mysql {
-    /// Reads URL and operations; connects to nothing yet.
+    /// Reads URL, certificates and operations; connects to nothing yet.
     pub fn new(options: Options) -> Result<Self, ConfigurationError> {
         let opts = connection::opts(&options)?;
         let (max, reserve) = (options.connections_max, options.connections_reserve);

@@ -146,7 +146,7 @@ impl Postgres {
     }
 
     async fn visit(&self) -> Result<Client, String> {
-        let pool = connection::pool(&self.0.options, "presume check", None);
+        let pool = connection::pool(&self.0.options, &self.0.route, "presume check", None);
         connection::session(&pool.map_err(|error| error.to_string())?).await
     }
 }

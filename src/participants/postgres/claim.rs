@@ -27,7 +27,7 @@ impl Inner {
         let unreachable = |detail: String| ClaimError::Unreachable { detail };
         let failed = |error: tokio_postgres::Error| unreachable(text(&error));
         let refused = |error: ConfigurationError| unfit(error.to_string());
-        let pool = connection::pool(&self.options, &name, None).map_err(refused)?;
+        let pool = connection::pool(&self.options, &self.route, &name, None).map_err(refused)?;
         let client = connection::session(&pool).await.map_err(unreachable)?;
 
         let findings = check::server(&client, &self.options).await.map_err(failed)?;
@@ -57,7 +57,8 @@ impl Inner {
         let slots = slots.saturating_sub(self.options.prepared_reserve).max(1);
         drop(client);
         let holder = Holder { log, epoch, process: self.process };
-        let pool = connection::pool(&self.options, &name, Some(holder)).map_err(refused)?;
+        let pool =
+            connection::pool(&self.options, &self.route, &name, Some(holder)).map_err(refused)?;
         let slots = Arc::new(Semaphore::new(slots as usize));
         self.claimed.store(Some(Arc::new(Claimed { pool, operations, slots })));
         Ok(identity)

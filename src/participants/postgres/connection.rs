@@ -1,5 +1,9 @@
 //! Connections: one pool a participant, each session set up so that nothing waits for ever.
+//!
+//! TLS is used where the URL says `sslmode=require` (or `verify-full`, which is the same here),
+//! where certificates are given, and beyond this machine unless it says `sslmode=disable`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use deadpool_postgres::{
@@ -7,7 +11,7 @@ use deadpool_postgres::{
     Runtime,
 };
 use tokio_postgres::Config;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
@@ -25,15 +29,80 @@ pub(super) fn application_name(log: LogId, epoch: Epoch) -> String {
     format!("{}{}", application_prefix(log), epoch.0)
 }
 
-/// Reads the URL; its password is never part of an error.
-pub(super) fn config(options: &Options) -> Result<Config, ConfigurationError> {
-    let mut config: Config = options.url.parse().map_err(|error: tokio_postgres::Error| {
+/// The way to the server.
+pub(super) struct Route {
+    config: Config,
+    tls: Option<MakeRustlsConnect>,
+}
+
+/// Reads URL and certificates; the URL's password is never part of an error.
+pub(super) fn route(options: &Options) -> Result<Route, ConfigurationError> {
+    let refused = |detail: String| ConfigurationError::Url { detail };
+    let (url, asked) = without_sslmode(&options.url).map_err(refused)?;
+    let mut config: Config = url.parse().map_err(|error: tokio_postgres::Error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        ConfigurationError::Url { detail: cause.unwrap_or_else(|| "it cannot be read".to_owned()) }
+        refused(cause.unwrap_or_else(|| "it cannot be read".to_owned()))
     })?;
     if config.get_dbname().is_none() {
-        return Err(ConfigurationError::Url { detail: "it names no database".to_owned() });
+        return Err(refused("it names no database".to_owned()));
     }
+    let asked = asked.or(match config.get_ssl_mode() {
+        SslMode::Disable => Some(false),
+        SslMode::Require => Some(true),
+        _ => None,
+    });
+    let ca = options.tls_ca.as_deref();
+    let tls = if tls::wanted(asked, ca, is_this_machine(&config)).map_err(refused)? {
+        config.ssl_mode(SslMode::Require);
+        let trusted = tls::certificates(ca).and_then(tls::client_config);
+        Some(MakeRustlsConnect::new(trusted.map_err(|detail| ConfigurationError::Tls { detail })?))
+    } else {
+        config.ssl_mode(SslMode::Disable);
+        None
+    };
+    limit(&mut config, options);
+    Ok(Route { config, tls })
+}
+
+/// The URL without its `sslmode`, and what that asks for.
+fn without_sslmode(url: &str) -> Result<(String, Option<bool>), String> {
+    // Where the driver looks for the end of the password.
+    let query = url.find('@').unwrap_or_default();
+    let Some(query) = url[query..].find('?').map(|at| query + at) else {
+        return Ok((url.to_owned(), None));
+    };
+    let (mut kept, mut asked) = (Vec::new(), None);
+    for pair in url[query + 1..].split('&') {
+        asked = match pair.split_once('=') {
+            Some(("sslmode", "disable")) => Some(false),
+            Some(("sslmode", "require" | "verify-full")) => Some(true),
+            Some(("sslmode", other)) => {
+                return Err(format!(
+                    "sslmode={other}, and it can be disable, require or verify-full: TLS with the \
+                     certificate and its name checked, or none"
+                ));
+            }
+            Some(("sslrootcert", _)) => return Err("tls_ca stands for sslrootcert".to_owned()),
+            _ => {
+                kept.push(pair);
+                continue;
+            }
+        };
+    }
+    Ok((format!("{}?{}", &url[..query], kept.join("&")), asked))
+}
+
+/// Whether every host that may be tried is this machine.
+fn is_this_machine(config: &Config) -> bool {
+    let local = |host: &Host| match host {
+        Host::Tcp(name) => tls::is_this_machine(name),
+        Host::Unix(_) => true,
+    };
+    config.get_hosts().iter().all(local) && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
+}
+
+/// Bounds of every session.
+fn limit(config: &mut Config, options: &Options) {
     config.connect_timeout(options.connect_timeout);
     config.keepalives_idle(Duration::from_secs(30));
     config.tcp_user_timeout(options.listening_horizon);
@@ -53,7 +122,6 @@ pub(super) fn config(options: &Options) -> Result<Config, ConfigurationError> {
         settings = format!("{own} {settings}");
     }
     config.options(&settings);
-    Ok(config)
 }
 
 /// Who may open sessions: a process, as long as it holds an epoch.
@@ -87,18 +155,16 @@ impl Holder {
 /// A pool whose sessions carry `name`; with a holder, only as long as it holds its epoch.
 pub(super) fn pool(
     options: &Options,
+    route: &Route,
     name: &str,
     holder: Option<Holder>,
 ) -> Result<Pool, ConfigurationError> {
-    let mut config = config(options)?;
+    let mut config = route.config.clone();
     config.application_name(name);
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = if config.get_ssl_mode() == SslMode::Disable {
-        Manager::from_config(config, tokio_postgres::NoTls, manager_config)
-    } else {
-        let tls = tls::client_config(options.tls_ca.as_deref());
-        let tls = MakeRustlsConnect::new(tls.map_err(|detail| ConfigurationError::Tls { detail })?);
-        Manager::from_config(config, tls, manager_config)
+    let manager = match route.tls.clone() {
+        None => Manager::from_config(config, tokio_postgres::NoTls, manager_config),
+        Some(tls) => Manager::from_config(config, tls, manager_config),
     };
     let timeout = Some(options.connect_timeout);
     let built = Pool::builder(manager)

@@ -7,6 +7,7 @@
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
+use crate::participants::tls;
 use crate::txn::Declined;
 
 /// What an error says of the statement that it answers.
@@ -95,6 +96,9 @@ fn technical_code(code: &SqlState) -> String {
 pub(super) fn text(error: &Error) -> String {
     if let Some(db) = error.as_db_error() {
         return format!("{} ({})", db.message(), db.code().code());
+    }
+    if let Some(why) = tls::explain(error) {
+        return why;
     }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);

@@ -60,9 +60,11 @@ pub use super::Finding;
 /// How to reach a database, and its limits.
 #[derive(Clone)]
 pub struct Options {
-    /// `postgres://user:password@host:port/database?sslmode=…`.
+    /// `postgres://user:password@host:port/database?sslmode=…`: `require` or `verify-full` (both
+    /// check certificate and name) or `disable`; if unset, TLS is used beyond this machine.
     pub url: String,
-    /// Certificates that the server's must lead to; the system's if unset.
+    /// Certificates that the server's must lead to; the system's if unset. TLS is used if this is
+    /// set.
     pub tls_ca: Option<PathBuf>,
     /// Most sessions.
     pub connections_max: usize,
@@ -100,6 +102,7 @@ pub struct Postgres(Arc<Inner>);
 
 struct Inner {
     options: Options,
+    route: connection::Route,
     statements: Statements,
     /// Tells this process from a copy of its folder.
     process: Uuid,
@@ -132,12 +135,13 @@ struct Bound {
 }
 
 impl Postgres {
-    /// Reads URL and operations; connects to nothing yet.
+    /// Reads URL, certificates and operations; connects to nothing yet.
     pub fn new(options: Options) -> Result<Self, ConfigurationError> {
-        connection::config(&options)?;
+        let route = connection::route(&options)?;
         let statements = sql::parse_all(&options.operations, Placeholders::Numbered)?;
         Ok(Self(Arc::new(Inner {
             options,
+            route,
             statements,
             process: Uuid::new_v4(),
             claimed: ArcSwapOption::empty(),
