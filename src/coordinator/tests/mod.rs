@@ -9,14 +9,15 @@ mod overtaken;
 
 use std::path::Path;
 
+use super::record::Draft;
 use super::*;
-use crate::decision_log::{self, DecisionLog};
+use crate::decision_log::{self, AnswerRecord, DecisionLog};
 use crate::participants::ledger::{self, Ledger, NewAccount, Overdraft};
 use crate::participants::{Ack, BoxFuture, ClaimError, Inquiry, Prepared};
 use crate::policy;
 use crate::txn::{
-    Customer, CustomerId, CustomerType, Epoch, Gid, Kind, LogId, Money, OperationName, Params,
-    ProtocolRequest, ReasonCode, Vote,
+    Customer, CustomerId, CustomerType, Epoch, Gid, Kind, LogId, Money, OperationName, Outcome,
+    Params, Payment, ProtocolRequest, ReasonCode, Transaction, Vote,
 };
 
 struct World {

@@ -1,0 +1,288 @@
+//! From a submission to its run: bound to participants, begun once a key, predicted, planned; and
+//! the rejection, which starts nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+
+use super::answer::{Answer, Submission, SubmitError};
+use super::driver::{Reply, Run};
+use super::gauges::Unfinished;
+use super::in_flight::Conflict;
+use super::members::{Member, Standing};
+use super::record::{Draft, LegTrace, timings};
+use super::{Branch, Inner, Places};
+use crate::decision_log::AnswerRecord;
+use crate::features::{self, Event, LegContext};
+use crate::mutation::{Mutation, on};
+use crate::txn::{
+    Admission, Mode, Outcome, ParticipantName, Payment, Plan, Prediction, Timestamp, Transaction,
+    TxnId,
+};
+
+impl Inner {
+    /// Groups the operations by participant, in order of first mention, and checks each.
+    pub(super) fn bind(
+        &self,
+        transaction: &mut Transaction,
+    ) -> Result<(Arc<[Branch]>, Places), SubmitError> {
+        let (mut branches, mut places) = (Vec::<Branch>::new(), Vec::new());
+        for operation in &transaction.operations {
+            let name = &operation.participant;
+            let Some(member) = self.participants.get(name) else {
+                let known: Vec<_> = self.participants.keys().map(ToString::to_string).collect();
+                return Err(SubmitError::UnknownParticipant {
+                    name: name.to_string(),
+                    known: known.join(", "),
+                });
+            };
+            member.participant.validate(operation).map_err(|detail| SubmitError::BadOperation {
+                participant: name.to_string(),
+                operation: operation.operation.to_string(),
+                detail,
+            })?;
+            if let Some(branch) = branches.iter_mut().find(|b| &b.name == name) {
+                branch.operations.push(operation.clone());
+                continue;
+            }
+            let (identity, unfinished) = self.available(name, member)?;
+            branches.push(Branch {
+                name: name.clone(),
+                participant: member.participant.clone(),
+                gauge: member.gauge.clone(),
+                identity,
+                operations: vec![operation.clone()],
+            });
+            places.push(Some(unfinished));
+        }
+        transaction.payment.participants = branches.iter().map(|b| b.name.clone()).collect();
+        Ok((branches.into(), places))
+    }
+
+    /// The identity of a participant that takes transactions now, and this one's place there.
+    fn available(
+        &self,
+        name: &ParticipantName,
+        member: &Member,
+    ) -> Result<(Arc<str>, Unfinished), SubmitError> {
+        let away = |detail| SubmitError::ParticipantAway { name: name.clone(), detail };
+        if member.drained() {
+            return Err(away("it is drained".to_owned()));
+        }
+        let identity = match member.standing() {
+            Standing::Ready { identity } => identity,
+            Standing::Away { detail } => return Err(away(detail)),
+        };
+        let (before, unfinished) = member.gauge.begin();
+        let limit = self.options.unfinished_per_participant_max;
+        if before >= limit {
+            return Err(away(format!(
+                "{before} transactions have not ended there, the limit is {limit}"
+            )));
+        }
+        Ok((identity, unfinished))
+    }
+
+    pub(super) fn begin(&self, submission: &Submission) -> Result<(), SubmitError> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(SubmitError::ShuttingDown);
+        }
+        let id = &submission.transaction.id;
+        let unfinished = self.unfinished.fetch_add(1, Ordering::SeqCst);
+        let begun = if unfinished >= self.options.unfinished_max {
+            Err(SubmitError::Overloaded {
+                in_flight: unfinished,
+                limit: self.options.unfinished_max,
+            })
+        } else {
+            let mut table = self.in_flight.lock().expect("no panic while held");
+            table.begin(id, &submission.request_hash).map_err(|conflict| match conflict {
+                Conflict::Running => SubmitError::InFlight { id: id.clone() },
+                Conflict::OtherRequest => SubmitError::KeyReused { id: id.clone() },
+                Conflict::Full { in_flight } => {
+                    SubmitError::Overloaded { in_flight, limit: self.options.in_flight_max }
+                }
+            })
+        };
+        if begun.is_err() {
+            self.unfinished.fetch_sub(1, Ordering::SeqCst);
+        }
+        begun
+    }
+
+    pub(super) fn release(&self, id: &TxnId) {
+        self.in_flight.lock().expect("no panic while held").end(id);
+    }
+
+    pub(super) fn stored(&self, id: &TxnId) -> Result<Option<(Answer, AnswerRecord)>, SubmitError> {
+        let unavailable = |detail: String| SubmitError::Unavailable { id: id.clone(), detail };
+        let Some(record) = self.log.answer(id).map_err(|e| unavailable(e.to_string()))? else {
+            return Ok(None);
+        };
+        let answer = serde_json::from_str(record.body.get())
+            .map_err(|e| unavailable(format!("its answer is unreadable: {e}")))?;
+        Ok(Some((answer, record)))
+    }
+
+    pub(super) fn contexts(&self, participants: &[ParticipantName]) -> Vec<LegContext> {
+        let gauge = |name| self.participants.get(name).map(|m| m.gauge.context());
+        participants.iter().map(|p| gauge(p).expect("bound before")).collect()
+    }
+
+    /// The load of this coordinator, unless the client was allowed to state it: transactions
+    /// without an answer as a share of their limit.
+    pub(super) fn measure_load(&self, payment: &mut Payment) {
+        let running = self.in_flight.lock().expect("no panic while held").len();
+        let load = running as f64 / self.options.in_flight_max as f64;
+        payment.system_load_ratio.get_or_insert(load);
+    }
+
+    pub(super) fn predict(
+        &self,
+        features: &features::Features,
+        participants: &[ParticipantName],
+    ) -> Option<Prediction> {
+        let mode = self.policy.lock().expect("no panic while held").mode();
+        (mode != Mode::Off).then(|| self.serving.predict(features, participants))
+    }
+
+    pub(super) async fn start_one(
+        self: Arc<Self>,
+        mut submission: Submission,
+        (branches, places): (Arc<[Branch]>, Places),
+        reply: Reply,
+    ) {
+        let id = submission.transaction.id.clone();
+        match self.replayed(&submission) {
+            Ok(None) => {}
+            known => {
+                self.release(&id);
+                self.unfinished.fetch_sub(1, Ordering::SeqCst);
+                let _ = reply.send(known.map(|a| a.expect("the empty case is above")));
+                return;
+            }
+        }
+        let started = Instant::now();
+        let timestamp = submission.event_time.unwrap_or_else(|| self.clock.now());
+        self.measure_load(&mut submission.transaction.payment);
+        let payment = &submission.transaction.payment;
+        let contexts = self.contexts(&payment.participants);
+        let features = self.arrive(payment, &contexts, timestamp);
+        let prediction = self.predict(&features, &payment.participants);
+        let plan: Plan = {
+            let mut policy = self.policy.lock().expect("no panic while held");
+            policy.plan(&payment.participants, prediction.as_ref())
+        };
+        let predicted = started.elapsed();
+        let trace = |context| LegTrace { context, sent_at: None, vote: None, prepare: None };
+        let branches_announced: Vec<_> =
+            branches.iter().map(|b| b.participant.announce()).collect();
+        let in_step = branches_announced.iter().all(Option::is_some);
+        let run = Run {
+            legs: contexts.into_iter().map(trace).collect(),
+            draft: Draft {
+                transaction: submission.transaction,
+                timestamp,
+                features,
+                prediction,
+                plan,
+            },
+            // Only embedded participants keep transactions in step; where votes come when they
+            // come, others would wait in vain.
+            announced: in_step.then(|| self.log.announce()).flatten(),
+            branches_announced,
+            branches,
+            places,
+            request_hash: submission.request_hash,
+            wait: submission.wait,
+            started,
+            predicted,
+            reply: Some(reply),
+            forced: None,
+            forgotten: None,
+            answers_when_applied: false,
+            inner: self,
+        };
+        match run.draft.plan.admission {
+            Admission::Admit => run.carry_out().await,
+            Admission::Reject => run.reject().await,
+        }
+    }
+
+    /// The answer given before under this key, if any.
+    fn replayed(&self, submission: &Submission) -> Result<Option<Answer>, SubmitError> {
+        let id = &submission.transaction.id;
+        if !self.log.healthy() {
+            let detail = "it failed and takes no writes until restart".to_owned();
+            return Err(SubmitError::Unavailable { id: id.clone(), detail });
+        }
+        match self.stored(id)? {
+            Some((_, record))
+                if record.request_hash != submission.request_hash
+                    && !on(Mutation::KeyTakesOtherBody) =>
+            {
+                Err(SubmitError::KeyReused { id: id.clone() })
+            }
+            Some((answer, _)) => Ok(Some(answer)),
+            None => Ok(None),
+        }
+    }
+
+    /// Features as of now, then the arrival itself, in one step of the state.
+    fn arrive(
+        &self,
+        payment: &Payment,
+        contexts: &[LegContext],
+        at: Timestamp,
+    ) -> features::Features {
+        let mut state = self.features.lock().expect("no panic while held");
+        let features = state.extract(payment, contexts, at);
+        state.apply(&Event::Arrived { at, payment });
+        features
+    }
+}
+
+impl Run {
+    /// Answers a rejection, durably, without having started anything.
+    async fn reject(mut self) {
+        let reasons = self.draft.plan.reasons.clone();
+        let total = self.started.elapsed();
+        let row = self.draft.row(Outcome::Rejected, None, &reasons, &self.legs, total);
+        let answer = Answer {
+            id: self.draft.transaction.id.clone(),
+            outcome: Outcome::Rejected,
+            reasons,
+            protocol: None,
+            participants: self.draft.transaction.payment.participants.clone(),
+            insights: self.draft.insights(),
+            timings_ms: timings(self.predicted, self.predicted, total, total),
+        };
+        let record = AnswerRecord {
+            id: answer.id.clone(),
+            request_hash: std::mem::take(&mut self.request_hash),
+            body: AnswerRecord::body(&answer),
+            at: self.inner.clock.now(),
+        };
+        let write = self.inner.log.record_outcome(None, &record, &row, None);
+        drop(self.announced.take());
+        self.branches_announced.clear();
+        let durable = write.await;
+        let result = match durable {
+            Ok(()) => {
+                self.inner.learn(&self.draft, &row);
+                self.inner.counters.count(answer.outcome, &answer.reasons);
+                self.inner.release(&answer.id);
+                Ok(answer)
+            }
+            // The key stays in flight: whether the rejection is durable shows at restart.
+            Err(error) => {
+                Err(SubmitError::Unavailable { id: answer.id, detail: error.to_string() })
+            }
+        };
+        self.inner.unfinished.fetch_sub(1, Ordering::SeqCst);
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(result);
+        }
+    }
+}
