@@ -373,7 +373,9 @@ impl Run {
         let made = outcomes.as_mut().expect("a decision precedes its acknowledgements");
         made.answer.outcome = Outcome::Heuristic;
         made.answer.reasons.push(Reason::new(ReasonCode::HeuristicDecision, detail));
-        self.inner.counters.count(Outcome::Heuristic, &made.answer.reasons);
+        if !self.answers_when_applied {
+            self.inner.counters.count(Outcome::Heuristic, &made.answer.reasons);
+        }
         let record = AnswerRecord {
             id: made.answer.id.clone(),
             request_hash: self.request_hash.clone(),
