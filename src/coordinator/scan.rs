@@ -14,7 +14,7 @@ use super::members::{Member, Standing};
 use super::recovery::{self, Sorted, Survey};
 use super::settle::Settling;
 use crate::decision_log::RecordedBranch;
-use crate::participants::{ClaimError, EndedBelow};
+use crate::participants::{ClaimError, EndedBelow, GRACE};
 use crate::protocol::Backoff;
 use crate::txn::{Gid, ParticipantName};
 
@@ -90,7 +90,8 @@ impl Inner {
         name: &ParticipantName,
         member: &Member,
     ) -> Result<Survey, ClaimError> {
-        let bound = Duration::from_millis(self.options.claim_timeout_ms);
+        // Beside what a claim waits for sessions of older epochs.
+        let bound = Duration::from_millis(self.options.claim_timeout_ms) + GRACE;
         let asked = async {
             let participant = &member.participant;
             self.is_not_behind(member).await?;

@@ -29,7 +29,7 @@ pub use sql::OperationSql;
 pub const LEASE: Duration = Duration::from_secs(1);
 /// How long a claim waits, once it is stored, before it ends what sessions of older epochs are
 /// there: [`LEASE`], and the time in which a commit that was sent by then arrives.
-const GRACE: Duration = Duration::from_millis(1_500);
+pub(crate) const GRACE: Duration = Duration::from_millis(1_500);
 
 /// Why a participant cannot be made: the configuration is to be mended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
