@@ -302,7 +302,7 @@ impl Run {
         };
         let log = &self.inner.log;
         let intent = one_phase.then_some((epoch, physical));
-        let write = log.record_outcome(record.as_ref(), &answer, &made.row, intent);
+        let write = log.record_outcomes(record.as_ref(), &[(&answer, &made.row)], intent);
         drop(self.announced.take());
         Box::pin(async move {
             match write.await {

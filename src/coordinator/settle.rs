@@ -283,6 +283,6 @@ impl Inner {
             self.counters.count(answer.outcome, &answer.reasons);
         }
         let done = Some((intent.epoch, intent.physical));
-        self.log.record_outcome(None, &record, &row, done)
+        self.log.record_outcomes(None, &[(&record, &row)], done)
     }
 }

@@ -264,7 +264,7 @@ impl Run {
             body: AnswerRecord::body(&answer),
             at: self.inner.clock.now(),
         };
-        let write = self.inner.log.record_outcome(None, &record, &row, None);
+        let write = self.inner.log.record_outcomes(None, &[(&record, &row)], None);
         drop(self.announced.take());
         self.branches_announced.clear();
         let durable = write.await;

@@ -121,6 +121,9 @@ impl Default for Options {
     }
 }
 
+/// How one transaction ended: what its client is told, and what learning will read.
+pub type Recorded<'a> = (&'a AnswerRecord, &'a OutcomeRow);
+
 /// What a coordinator asks of its decision log, wherever that stands. Writes are queued by the
 /// call itself, in its order; their futures resolve when they are durable.
 pub trait Decisions: Send + Sync {
@@ -142,16 +145,15 @@ pub trait Decisions: Send + Sync {
     /// Makes the intent of a one-phase commit durable, before it is sent.
     fn record_intent(&self, intent: &Intent) -> BoxFuture<'static, Result<(), Error>>;
 
-    /// Makes an outcome durable, all or nothing: the commit decision if there is one, the answer,
-    /// the outcome row; and removes the intent that it settles.
+    /// Makes outcomes durable, all or nothing: the commit decision if there is one, each member's
+    /// answer and outcome row, in this order; and removes the intent that they settle.
     ///
     /// After an error the outcome is in doubt until the log is opened again, except for
     /// [`store::Error::Full`] and [`store::Error::Closed`], which wrote nothing.
-    fn record_outcome(
+    fn record_outcomes(
         &self,
         decision: Option<&DecisionRecord>,
-        answer: &AnswerRecord,
-        row: &OutcomeRow,
+        outcomes: &[Recorded<'_>],
         intent_done: Option<(Epoch, PhysicalId)>,
     ) -> BoxFuture<'static, Result<(), Error>>;
 
@@ -353,11 +355,10 @@ impl Decisions for DecisionLog {
         self.write_commit((intent.epoch, intent.physical), batch)
     }
 
-    fn record_outcome(
+    fn record_outcomes(
         &self,
         decision: Option<&DecisionRecord>,
-        answer: &AnswerRecord,
-        row: &OutcomeRow,
+        outcomes: &[Recorded<'_>],
         intent_done: Option<(Epoch, PhysicalId)>,
     ) -> BoxFuture<'static, Result<(), Error>> {
         let mut batch = Batch::new();
@@ -368,8 +369,10 @@ impl Decisions for DecisionLog {
         if let Some((epoch, physical)) = intent_done {
             batch.delete(INTENTS, execution_key(epoch, physical));
         }
-        batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
-        batch.append(OUTCOMES, encode(row));
+        for (answer, row) in outcomes {
+            batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
+            batch.append(OUTCOMES, encode(row));
+        }
         match decision {
             Some(decision) => self.write_commit((decision.epoch, decision.physical), batch),
             None => self.write(batch),

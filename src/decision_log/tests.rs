@@ -131,10 +131,11 @@ fn the_newest_execution_that_may_have_committed_is_known_when_the_log_is_opened(
     // As they end, not as they began; one that was aborted may be newer.
     let decided: Vec<_> = (1..=3).map(|n| decision(&log, n)).collect();
     for (n, decided) in [(3, &decided[2]), (2, &decided[1])] {
-        run(log.record_outcome(Some(decided), &answer(n, "committed"), &row(n), None)).unwrap();
+        run(log.record_outcomes(Some(decided), &[(&answer(n, "committed"), &row(n))], None))
+            .unwrap();
         run(log.finish(decided.epoch, decided.physical)).unwrap();
     }
-    run(log.record_outcome(None, &answer(9, "aborted"), &row(9), None)).unwrap();
+    run(log.record_outcomes(None, &[(&answer(9, "aborted"), &row(9))], None)).unwrap();
     drop(log);
     let (log, recovered) = open(dir.path());
     assert_eq!(recovered.newest, Some((Epoch(1), PhysicalId(3))));
@@ -153,7 +154,7 @@ fn an_outcome_is_one_write_and_survives() {
     let (log, _) = open(dir.path());
     let before = log.flushes();
     let decided = decision(&log, 1);
-    run(log.record_outcome(Some(&decided), &answer(1, "committed"), &row(1), None)).unwrap();
+    run(log.record_outcomes(Some(&decided), &[(&answer(1, "committed"), &row(1))], None)).unwrap();
     assert_eq!(log.flushes(), before + 1);
     drop(log);
     let (log, recovered) = open(dir.path());
@@ -173,7 +174,7 @@ fn an_outcome_is_one_write_and_survives() {
 fn missing_features_survive_as_missing() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path());
-    run(log.record_outcome(None, &answer(1, "rejected"), &row(1), None)).unwrap();
+    run(log.record_outcomes(None, &[(&answer(1, "rejected"), &row(1))], None)).unwrap();
     let features = log.outcome_rows(1, 1).unwrap()[0].1.features.clone();
     assert_eq!((features[0], features[2]), (0.5, -3.25));
     assert!(features[1].is_nan());
@@ -189,7 +190,7 @@ fn an_intent_is_recovered_until_its_outcome_is_recorded() {
     let (log, recovered) = open(dir.path());
     assert_eq!(recovered.intents.len(), 1);
     let done = Some((open_intent.epoch, open_intent.physical));
-    run(log.record_outcome(None, &answer(1, "committed"), &row(1), done)).unwrap();
+    run(log.record_outcomes(None, &[(&answer(1, "committed"), &row(1))], done)).unwrap();
     drop(log);
     assert!(open(dir.path()).1.intents.is_empty());
 }
@@ -204,7 +205,9 @@ fn rows_are_numbered_without_gaps_under_concurrency() {
             .map(|n| {
                 let log = log.clone();
                 tokio::spawn(async move {
-                    log.record_outcome(None, &answer(n, "aborted"), &row(n), None).await.unwrap();
+                    log.record_outcomes(None, &[(&answer(n, "aborted"), &row(n))], None)
+                        .await
+                        .unwrap();
                 })
             })
             .collect();
@@ -230,11 +233,11 @@ fn old_answers_are_pruned_but_never_unresolved_ones() {
     let decided = decision(&log, 2);
     let open_intent = intent(&log, 3);
     run(log.record_intent(&open_intent)).unwrap();
-    run(log.record_outcome(None, &answer(0, "aborted"), &row(0), None)).unwrap();
-    run(log.record_outcome(None, &answer(1, "in_doubt"), &row(1), None)).unwrap();
-    run(log.record_outcome(Some(&decided), &answer(2, "committed"), &row(2), None)).unwrap();
-    run(log.record_outcome(None, &answer(3, "in_doubt"), &row(3), None)).unwrap();
-    run(log.record_outcome(None, &answer(50, "aborted"), &row(50), None)).unwrap();
+    run(log.record_outcomes(None, &[(&answer(0, "aborted"), &row(0))], None)).unwrap();
+    run(log.record_outcomes(None, &[(&answer(1, "in_doubt"), &row(1))], None)).unwrap();
+    run(log.record_outcomes(Some(&decided), &[(&answer(2, "committed"), &row(2))], None)).unwrap();
+    run(log.record_outcomes(None, &[(&answer(3, "in_doubt"), &row(3))], None)).unwrap();
+    run(log.record_outcomes(None, &[(&answer(50, "aborted"), &row(50))], None)).unwrap();
     let now = Timestamp::from_micros(149_000_000);
     assert_eq!(run(log.prune_answers(now)).unwrap(), 1);
     assert!(log.answer(&id(0)).unwrap().is_none());
@@ -251,7 +254,7 @@ fn one_range_is_sealed_at_a_time_and_its_rows_leave_with_the_note() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path());
     for n in 1..=5 {
-        run(log.record_outcome(None, &answer(n, "aborted"), &row(n), None)).unwrap();
+        run(log.record_outcomes(None, &[(&answer(n, "aborted"), &row(n))], None)).unwrap();
     }
     let range = SealRange { first: 1, last: 3 };
     run(log.open_seal(range)).unwrap();

@@ -183,7 +183,7 @@ async fn crash_between_prepare_and_commit(data: &Path) {
             plan: Policy::new(off()).unwrap().plan(&[], None),
         };
         let row = draft.row(Outcome::Committed, None, &[], &[], Duration::ZERO);
-        log.record_outcome(Some(&record), &answer, &row, None).await.unwrap();
+        log.record_outcomes(Some(&record), &[(&answer, &row)], None).await.unwrap();
     }
 }
 

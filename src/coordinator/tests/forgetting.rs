@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use super::over_ledger::as_the_ledger;
 use super::*;
 use crate::decision_log::{
-    AnswerRecord, DecisionRecord, Error, Intent, OutcomeRow, ResolutionRecord,
+    AnswerRecord, DecisionRecord, Error, Intent, Recorded, ResolutionRecord,
 };
 use crate::participants::EndedBelow;
 
@@ -27,14 +27,13 @@ impl Decisions for Unforgetting {
     fn record_intent(&self, intent: &Intent) -> Written {
         self.0.record_intent(intent)
     }
-    fn record_outcome(
+    fn record_outcomes(
         &self,
         decision: Option<&DecisionRecord>,
-        answer: &AnswerRecord,
-        row: &OutcomeRow,
+        outcomes: &[Recorded<'_>],
         intent_done: Option<(Epoch, PhysicalId)>,
     ) -> Written {
-        self.0.record_outcome(decision, answer, row, intent_done)
+        self.0.record_outcomes(decision, outcomes, intent_done)
     }
     fn finish(&self, _: Epoch, _: PhysicalId) -> Written {
         let full = crate::store::Error::Full { queued: 1, limit: 1 };

@@ -103,7 +103,7 @@ fn record_row(log: &DecisionLog, row: &OutcomeRow) {
         body: AnswerRecord::body(&json!({"outcome": "aborted"})),
         at: row.timestamp,
     };
-    run(log.record_outcome(None, &answer, row, None)).unwrap();
+    run(log.record_outcomes(None, &[(&answer, row)], None)).unwrap();
 }
 
 /// Records transactions, one every six hours.

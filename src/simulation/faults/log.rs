@@ -11,7 +11,7 @@ use super::disk::{Content, Disk, Durable};
 use super::life::Life;
 use super::world::World;
 use crate::decision_log::{
-    AnswerRecord, DecisionRecord, Decisions, Error, Intent, OutcomeRow, Recovered, ResolutionRecord,
+    AnswerRecord, DecisionRecord, Decisions, Error, Intent, Recorded, Recovered, ResolutionRecord,
 };
 use crate::mutation::{Mutation, on};
 use crate::store;
@@ -36,7 +36,7 @@ pub(super) enum Write {
     Intent(Box<Intent>),
     Outcome {
         decision: Option<DecisionRecord>,
-        answer: Option<AnswerRecord>,
+        answers: Vec<AnswerRecord>,
         intent_done: Option<(Epoch, PhysicalId)>,
     },
     Finished(Epoch, PhysicalId),
@@ -53,7 +53,7 @@ impl Content for Records {
                 world.history(|history| history.intent_durable(intent));
                 self.intents.insert((intent.epoch, intent.physical), (**intent).clone());
             }
-            Write::Outcome { decision, answer, intent_done } => {
+            Write::Outcome { decision, answers, intent_done } => {
                 if let Some(decision) = decision {
                     world.history(|history| history.decision_durable(decision));
                     self.decisions.insert((decision.epoch, decision.physical), decision.clone());
@@ -61,7 +61,7 @@ impl Content for Records {
                 if let Some(key) = intent_done {
                     self.intents.remove(key);
                 }
-                if let Some(answer) = answer {
+                for answer in answers {
                     world.history(|history| history.outcome_durable(answer));
                     if !on(Mutation::LogLosesAnswers) {
                         self.answers.insert(answer.id.clone(), answer.clone());
@@ -171,19 +171,20 @@ impl Decisions for SimulatedLog {
         self.write(Write::Intent(Box::new(intent.clone())))
     }
 
-    fn record_outcome(
+    fn record_outcomes(
         &self,
         decision: Option<&DecisionRecord>,
-        answer: &AnswerRecord,
-        _row: &OutcomeRow,
+        outcomes: &[Recorded<'_>],
         intent_done: Option<(Epoch, PhysicalId)>,
     ) -> BoxFuture<'static, Result<(), Error>> {
-        let (mut decision, answer) = (decision.cloned(), Some(answer.clone()));
+        let mut decision = decision.cloned();
+        let answers = outcomes.iter().map(|(answer, _)| (*answer).clone()).collect();
         if on(Mutation::LogTearsBatches) {
-            let half = Write::Outcome { decision: decision.take(), answer: None, intent_done };
+            let answers = Vec::new();
+            let half = Write::Outcome { decision: decision.take(), answers, intent_done };
             drop(self.write(half));
         }
-        self.write(Write::Outcome { decision, answer, intent_done })
+        self.write(Write::Outcome { decision, answers, intent_done })
     }
 
     fn finish(&self, epoch: Epoch, physical: PhysicalId) -> BoxFuture<'static, Result<(), Error>> {
@@ -191,8 +192,8 @@ impl Decisions for SimulatedLog {
     }
 
     fn update_answer(&self, answer: &AnswerRecord) -> BoxFuture<'static, Result<(), Error>> {
-        let answer = Some(answer.clone());
-        self.write(Write::Outcome { decision: None, answer, intent_done: None })
+        let answers = vec![answer.clone()];
+        self.write(Write::Outcome { decision: None, answers, intent_done: None })
     }
 
     fn record_resolution(
