@@ -3,6 +3,7 @@
 //! Every call ends in a typed answer. An answer that was lost or that could mean two things is
 //! *unknown*, which is inquired later and never guessed.
 
+pub mod batch;
 mod finding;
 pub mod http;
 pub mod ledger;
@@ -19,6 +20,7 @@ pub use futures_util::future::BoxFuture;
 pub use crate::store::Announced;
 pub use crate::txn::{Ack, Inquiry};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, PhysicalId, Vote};
+pub use batch::Batches;
 pub use finding::Finding;
 pub use remote::Remote;
 pub use sql::OperationSql;
@@ -201,6 +203,11 @@ pub trait Participant: Send + Sync {
     /// The statement by which a person looks there at a branch that may be prepared, if it
     /// understands statements.
     fn inspection(&self, _gid: Gid) -> Option<String> {
+        None
+    }
+
+    /// The same participant as one that takes batches, if it does.
+    fn batches(&self) -> Option<&dyn Batches> {
         None
     }
 

@@ -59,7 +59,7 @@ pub fn operations(more: &[(&str, &str, Option<u64>)]) -> BTreeMap<OperationName,
         ("note", "UPDATE accounts SET note = $note WHERE id = $account", None),
     ];
     let one = |(name, sql, expect_rows): &(&str, &str, Option<u64>)| {
-        let operation = OperationSql { sql: (*sql).to_owned(), expect_rows: *expect_rows };
+        let operation = OperationSql::new(*sql, *expect_rows);
         (name.parse().unwrap(), operation)
     };
     common.iter().chain(more).map(one).collect()

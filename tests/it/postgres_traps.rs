@@ -115,11 +115,8 @@ async fn what_cannot_be_prepared_is_a_no_and_leaves_its_session_clean() {
         "CREATE FUNCTION listens(t text) RETURNS boolean LANGUAGE plpgsql AS \
          $$BEGIN EXECUTE 'NOTIFY presume_test'; RETURN true; END$$",
     );
-    let notify = presume::participants::OperationSql {
-        sql: "UPDATE accounts SET balance = balance - 1 WHERE id = $account AND listens(id)"
-            .to_owned(),
-        expect_rows: Some(1),
-    };
+    let sql = "UPDATE accounts SET balance = balance - 1 WHERE id = $account AND listens(id)";
+    let notify = presume::participants::OperationSql::new(sql, Some(1));
     let with_notify = Bank::client(&bank.server, |options| {
         options.operations.insert("notify".parse().unwrap(), notify);
     });

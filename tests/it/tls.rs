@@ -34,7 +34,7 @@ fn credit(amount: u64) -> Operation {
 }
 
 fn operations(sql: &str) -> BTreeMap<OperationName, OperationSql> {
-    let sql = OperationSql { sql: sql.to_owned(), expect_rows: Some(1) };
+    let sql = OperationSql::new(sql, Some(1));
     BTreeMap::from([("credit".parse().unwrap(), sql)])
 }
 

@@ -227,7 +227,7 @@ async fn ours(
     for (name, url) in PARTICIPANTS.into_iter().zip(urls) {
         let operation = |name: &str, sql: &str| -> anyhow::Result<_> {
             let sql = sql.replace("$1", "$amount").replace("$2", "$account");
-            Ok((OperationName::new(name)?, OperationSql { sql, expect_rows: Some(1) }))
+            Ok((OperationName::new(name)?, OperationSql::new(sql, Some(1))))
         };
         let operations = [operation("debit", DEBIT)?, operation("credit", CREDIT)?].into();
         let options = Options { connections_max: clients.max(4), ..Options::new(url, operations) };

@@ -48,7 +48,7 @@ pub(super) async fn prepare(
 
 /// Waits for a slot and a session, unless the branch is aborted meanwhile: then nobody would give
 /// its slot back.
-async fn begin(inner: &Inner, claimed: &Claimed, gid: Gid) -> Result<Client, Declined> {
+pub(super) async fn begin(inner: &Inner, claimed: &Claimed, gid: Gid) -> Result<Client, Declined> {
     let technical = |code: &str, detail: &str| Declined::Technical {
         code: code.to_owned(),
         detail: detail.to_owned(),
@@ -99,7 +99,7 @@ async fn send_and_judge(client: &Client, gid: Gid, bound: &[Bound]) -> Vote {
 }
 
 /// Takes back what was prepared only to be looked at; the vote counts if that is certain.
-async fn undo(client: &Client, gid: Gid, vote: Vote) -> Vote {
+pub(super) async fn undo(client: &Client, gid: Gid, vote: Vote) -> Vote {
     match client.batch_execute(&format!("ROLLBACK PREPARED '{gid}'")).await {
         Ok(()) => vote,
         Err(error) => Vote::Unknown(format!("not rolled back: {}", text(&error))),
@@ -233,7 +233,7 @@ fn judge(replies: &Replies, bound: &[Bound]) -> Result<Worked, Failure> {
 
 /// What a branch without a marker votes: nothing was changed, unless its epoch is over. The session
 /// may be within its transaction.
-async fn unmarked(client: &Client, gid: Gid) -> Vote {
+pub(super) async fn unmarked(client: &Client, gid: Gid) -> Vote {
     match client.query_opt(schema::CLAIMED, &[&gid.log.0]).await {
         Ok(row) => {
             let known: Option<i64> = row.map(|row| row.get(0));
@@ -244,7 +244,7 @@ async fn unmarked(client: &Client, gid: Gid) -> Vote {
 }
 
 /// Nothing was begun, whatever went wrong.
-fn not_begun(error: &tokio_postgres::Error) -> Declined {
+pub(super) fn not_begun(error: &tokio_postgres::Error) -> Declined {
     match failure(error) {
         Failure::Refused(declined) => declined,
         Failure::Unknown(detail) => unavailable(detail),
@@ -252,7 +252,7 @@ fn not_begun(error: &tokio_postgres::Error) -> Declined {
 }
 
 /// Leaves the session as it was found. If it cannot be, it has ended, and the pool drops it.
-async fn roll_back(client: &Client) {
+pub(super) async fn roll_back(client: &Client) {
     if let Err(error) = client.batch_execute("ROLLBACK").await {
         tracing::debug!(error = %text(&error), "a session ended before its rollback");
     }

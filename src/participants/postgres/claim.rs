@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Client;
 use tokio::sync::Semaphore;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{Kind, Type};
 use uuid::Uuid;
 
 use super::connection::Holder;
@@ -75,10 +75,45 @@ impl Inner {
             let prepared =
                 prepared.map_err(|error| format!("operation {name}: {}", text(&error)))?;
             let types = prepared.params().to_vec();
+            if let Some(batch) = &statement.batch {
+                let prepared = client.prepare_cached(&batch.sql).await;
+                let prepared = prepared
+                    .map_err(|error| format!("operation {name}: batch_sql: {}", text(&error)))?;
+                check_batch(&prepared, statement, &batch.parameters, &types)
+                    .map_err(|why| format!("operation {name}: batch_sql: {why}"))?;
+            }
             let marking = marking(client, statement, &types).await;
             operations.insert(name.clone(), Understood { types, marking });
         }
         Ok(operations)
+    }
+}
+
+/// Whether a statement for many takes lists of what that for one takes, and names its members.
+fn check_batch(
+    prepared: &tokio_postgres::Statement,
+    statement: &Statement,
+    names: &[String],
+    types: &[Type],
+) -> Result<(), String> {
+    for (name, found) in names.iter().zip(prepared.params()) {
+        let of_one = statement.parameters.iter().zip(types).find(|(known, _)| *known == name);
+        let Kind::Array(element) = found.kind() else {
+            return Err(format!("${name} is {}, not a list: write ${name}::…[]", found.name()));
+        };
+        let fits = match of_one {
+            Some((_, r#type)) => element == r#type,
+            None => [Type::INT4, Type::INT8].contains(element),
+        };
+        if !fits {
+            let wanted = of_one.map_or("int4 or int8", |(_, r#type)| r#type.name());
+            return Err(format!("${name} is a list of {}, not of {wanted}", element.name()));
+        }
+    }
+    match prepared.columns().first().map(tokio_postgres::Column::type_) {
+        Some(&Type::INT4 | &Type::INT8) => Ok(()),
+        Some(other) => Err(format!("its first column is {}, not the member", other.name())),
+        None => Err("it gives no rows: RETURNING the member is missing".to_owned()),
     }
 }
 

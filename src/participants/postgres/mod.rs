@@ -12,6 +12,9 @@
 //! A branch of one participant commits in one phase, in two round trips, behind the same marker. A
 //! branch that changed nothing leaves with a read-only vote.
 //!
+//! Batches (`batch`) are branches of many transactions, with one marker; they are prepared in the
+//! same round trip, or held between the two.
+//!
 //! # What settles doubt
 //! The marker (`schema`): a commit that finds no prepared transaction but the marker is done; with
 //! neither it is heuristic. A lost reply to a one-phase commit is settled by a tombstone under the
@@ -28,6 +31,7 @@
 //! unknown after a bound, and its session stays with the call until the connection ends. This
 //! module decides nothing about transactions, and retries nothing.
 
+mod batch;
 mod branch;
 mod check;
 mod claim;
@@ -50,8 +54,8 @@ use uuid::Uuid;
 
 use super::sql::{self, OperationSql, Placeholders, Statement, Statements};
 use super::{
-    Ack, BoxFuture, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant, Prepared,
-    unavailable, whole,
+    Ack, Batches, BoxFuture, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant,
+    Prepared, unavailable, whole,
 };
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, PhysicalId, Vote};
 
@@ -110,6 +114,8 @@ struct Inner {
     claimed: ArcSwapOption<Claimed>,
     /// Permits of branches that are prepared, or may be.
     slots_held: Mutex<HashMap<Gid, Option<OwnedSemaphorePermit>>>,
+    /// Branches of batches between their work and their PREPARE.
+    holdings: batch::Holdings,
 }
 
 /// What is known of the server since our epoch was claimed.
@@ -146,6 +152,7 @@ impl Postgres {
             process: Uuid::new_v4(),
             claimed: ArcSwapOption::empty(),
             slots_held: Mutex::default(),
+            holdings: Mutex::default(),
         })))
     }
 }
@@ -274,6 +281,10 @@ impl Participant for Postgres {
     fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
         let inner = self.0.clone();
         self.0.whole(async move { inner.list_prepared().await }, Err)
+    }
+
+    fn batches(&self) -> Option<&dyn Batches> {
+        Some(self)
     }
 
     fn inspection(&self, gid: Gid) -> Option<String> {

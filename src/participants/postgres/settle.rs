@@ -51,9 +51,12 @@ async fn commit_on(client: &Client, gid: Gid) -> Ack {
 }
 
 pub(super) async fn abort(inner: Arc<Inner>, gid: Gid) -> Ack {
-    let ack = match session(&inner).await {
-        Ok(client) => abort_on(&client, gid).await,
-        Err(detail) => Ack::Unknown(detail),
+    let ack = match inner.let_go(gid).await {
+        Some(ack) => ack,
+        None => match session(&inner).await {
+            Ok(client) => abort_on(&client, gid).await,
+            Err(detail) => Ack::Unknown(detail),
+        },
     };
     inner.give_back(gid, &ack);
     ack

@@ -4,6 +4,8 @@
 //! stands for a parameter wherever a value may stand; it is left alone in texts, quoted names and
 //! comments. Values travel apart from the SQL, so no value can become SQL.
 
+mod locks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -11,6 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigurationError;
 use crate::txn::{Declined, Operation, OperationName};
+
+pub(super) use locks::{Group, groups, keys};
+
+use locks::LockName;
 
 /// The most operations in one branch: what one batch of round trips carries.
 pub(super) const OPERATIONS_MAX: usize = 256;
@@ -26,6 +32,28 @@ pub struct OperationSql {
     /// How many rows it must change or find; anything else is a business decline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect_rows: Option<u64>,
+    /// What it touches, such as `account/$account`: names with `$name` for a parameter. Nothing
+    /// else that it reads or changes may be changed by another operation. With it transactions
+    /// travel in batches; without it, alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks: Option<Vec<String>>,
+    /// The same for many transactions at once, of which no two share a lock. `PostgreSQL`: each
+    /// parameter is a list, `$member` one of integers, and it gives one row for each row that `sql`
+    /// would have changed or found, the member first (`RETURNING`). `MySQL`: `$batch` is a JSON list
+    /// of objects with the parameters and `member`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_sql: Option<String>,
+    /// `MySQL` only, which has no `UPDATE … RETURNING`: locks the rows in an order of its own and
+    /// gives the members for which `sql` would have changed one; `batch_sql` then gets only these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_check: Option<String>,
+}
+
+impl OperationSql {
+    /// An operation whose transactions travel alone.
+    pub fn new(sql: impl Into<String>, expect_rows: Option<u64>) -> Self {
+        Self { sql: sql.into(), expect_rows, locks: None, batch_sql: None, batch_check: None }
+    }
 }
 
 /// How a database marks parameters in its SQL.
@@ -45,7 +73,26 @@ pub(super) struct Statement {
     /// Names in the order of their positions; one may stand at several.
     pub(super) parameters: Vec<String>,
     pub(super) expect_rows: Option<u64>,
+    /// What it touches, if that is declared.
+    locks: Option<Vec<LockName>>,
+    /// The same for many.
+    pub(super) batch: Option<BatchStatement>,
 }
+
+/// The statements of an operation for many transactions at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BatchStatement {
+    pub(super) sql: String,
+    /// Names in the order of their positions.
+    pub(super) parameters: Vec<String>,
+    /// What is asked first, with its parameters.
+    pub(super) check: Option<(String, Vec<String>)>,
+}
+
+/// The list of members in the SQL of a batch.
+pub(super) const MEMBER: &str = "member";
+/// The JSON list of a batch's members with their parameters.
+pub(super) const BATCH: &str = "batch";
 
 impl Statement {
     /// `Err` is one sentence.
@@ -62,7 +109,12 @@ impl Statement {
             return Err(format!("the SQL has {} bytes, at most {SQL_BYTES_MAX}", source.len()));
         }
         let (sql, parameters) = rewrite(source, placeholders)?;
-        Ok(Self { name: name.clone(), sql, parameters, expect_rows: operation.expect_rows })
+        let locks = operation.locks.as_deref();
+        let locks =
+            locks.map(|names| locks::parse(names, &parameters, placeholders)).transpose()?;
+        let batch = BatchStatement::parse(operation, &parameters, placeholders)?;
+        let name = name.clone();
+        Ok(Self { name, sql, parameters, expect_rows: operation.expect_rows, locks, batch })
     }
 
     /// Checks the number of rows that it changed or found.
@@ -95,6 +147,52 @@ impl Statement {
     pub(super) fn names(&self) -> String {
         let names: BTreeSet<&str> = self.parameters.iter().map(String::as_str).collect();
         names.into_iter().collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl BatchStatement {
+    fn parse(
+        operation: &OperationSql,
+        single: &[String],
+        placeholders: Placeholders,
+    ) -> Result<Option<Self>, String> {
+        let Some(source) = &operation.batch_sql else {
+            return match &operation.batch_check {
+                Some(_) => Err("batch_check stands without batch_sql".to_owned()),
+                None => Ok(None),
+            };
+        };
+        if operation.locks.is_none() {
+            return Err("batch_sql needs locks: members that share one are kept apart".to_owned());
+        }
+        if operation.expect_rows.is_none() {
+            return Err("batch_sql needs expect_rows: it tells who declines".to_owned());
+        }
+        if single.iter().any(|name| name == MEMBER || name == BATCH) {
+            return Err(format!("batch_sql takes {MEMBER} and {BATCH} for itself"));
+        }
+        let positional = placeholders == Placeholders::Positional;
+        if operation.batch_check.is_some() != positional {
+            let which = if positional { "needs batch_check" } else { "has no use for batch_check" };
+            return Err(format!("batch_sql {which} at this kind of participant"));
+        }
+        let read = |source: &str, what: &str| {
+            let (sql, parameters) = rewrite(source.trim().trim_end_matches(';'), placeholders)
+                .map_err(|why| format!("{what}: {why}"))?;
+            let own = if positional { BATCH } else { MEMBER };
+            if !parameters.iter().any(|name| name == own) {
+                return Err(format!("{what} has no ${own}"));
+            }
+            let known = |name: &&String| *name != own && (positional || !single.contains(name));
+            match parameters.iter().find(known) {
+                Some(unknown) => Err(format!("{what} names ${unknown}, which sql does not have")),
+                None => Ok((sql, parameters)),
+            }
+        };
+        let (sql, parameters) = read(source, "batch_sql")?;
+        let check = operation.batch_check.as_deref();
+        let check = check.map(|source| read(source, "batch_check")).transpose()?;
+        Ok(Some(Self { sql, parameters, check }))
     }
 }
 
@@ -244,7 +342,7 @@ mod tests {
     use super::*;
 
     fn parse_as(sql: &str, placeholders: Placeholders) -> Result<Statement, String> {
-        let operation = OperationSql { sql: sql.to_owned(), expect_rows: Some(1) };
+        let operation = OperationSql::new(sql, Some(1));
         Statement::parse(&"debit".parse().unwrap(), &operation, placeholders)
     }
 

@@ -1,0 +1,123 @@
+//! Batches: the work of many transactions as one branch of a participant.
+//!
+//! A batch equals some serial order of its committed members; at every participant that order is
+//! the members' order in [`Batch::members`]. What a participant promises:
+//! - Members are carried out as if one after the other, each seeing the effects of those before it.
+//! - A member that declines has left no trace here, and everybody else's work stands.
+//! - An error that cannot be pinned on a member's own rules fails the batch as a whole, and is
+//!   nobody's decline.
+//! - With [`Then::Prepare`] a yes is durable and promises the work of *all* members: when somebody
+//!   declined, the branch is taken back before that is answered.
+//!
+//! It decides nothing about transactions: who is dropped, and who is tried again, the coordinator
+//! says.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::BoxFuture;
+use crate::txn::{Declined, Gid, Operation, Vote};
+
+/// What an operation touches at its participant: members that share a key are kept in order.
+///
+/// A hash of the declared name. Two names with one hash wait for each other in vain, once in 2⁶⁴
+/// pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(u64);
+
+impl Key {
+    /// The key of a declared name, such as `account/a1`.
+    pub fn new(name: &str) -> Self {
+        Self::of(&name)
+    }
+
+    /// The same key as it is known beyond its participant.
+    #[must_use]
+    pub fn at(self, participant: &str) -> Self {
+        Self::of(&(participant, self.0))
+    }
+
+    fn of(name: &impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+/// A transaction's part in a batch at one participant.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its place in the batch, the same at every participant; answers name it by this.
+    pub place: usize,
+    /// What it does here, one operation at least.
+    pub operations: Arc<[Operation]>,
+}
+
+/// How a batch's statements are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// As few statements as the operations allow.
+    Together,
+    /// One an operation: an error then names its member.
+    OneByOne,
+}
+
+/// What becomes of the branch when the work is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It is prepared at once.
+    Prepare,
+    /// It is kept open, until it is prepared or aborted: nothing is promised meanwhile.
+    Hold,
+}
+
+/// One branch of many transactions.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The branch.
+    pub gid: Gid,
+    /// Its members, in the order in which they are carried out.
+    pub members: Arc<[Member]>,
+    /// How their statements are sent.
+    pub style: Style,
+    /// The longest that it may wait for a lock that somebody else has.
+    pub lock_wait_max: Duration,
+    /// What becomes of it.
+    pub then: Then,
+}
+
+/// What a batch's work came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Worked {
+    /// Everybody was carried out, or declined.
+    Done {
+        /// Places of those who declined, in order, and why.
+        declined: Vec<(usize, Declined)>,
+        /// With [`Then::Prepare`], and if nobody declined: the vote. A no or an unknown vote is
+        /// the batch's, and nobody's decline.
+        vote: Option<Vote>,
+    },
+    /// It failed as a whole; certainly nothing of it is left.
+    Failed {
+        /// Why.
+        why: Declined,
+        /// The place of the member whose statement failed, if that is known.
+        culprit: Option<usize>,
+    },
+    /// An answer was lost: perhaps prepared, perhaps not.
+    Unknown(String),
+}
+
+/// A participant that takes batches. `Participant::abort` ends what it holds, too.
+pub trait Batches: Send + Sync {
+    /// Adds what an operation touches to `keys`; `false` if that is not declared: its transaction
+    /// travels alone. The operation was validated.
+    fn keys(&self, operation: &Operation, keys: &mut Vec<Key>) -> bool;
+
+    /// Carries a batch out.
+    fn work(&self, batch: Batch) -> BoxFuture<'_, Worked>;
+
+    /// Prepares what is held. `Yes` is durable.
+    fn prepare_held(&self, gid: Gid) -> BoxFuture<'_, Vote>;
+}
