@@ -32,6 +32,11 @@ pub(crate) enum Mutation {
     KeyRunsTwice,
     KeyTakesOtherBody,
     PhysicalIdReused,
+    // Of the coalescer.
+    KeysAreNotHeld,
+    SpoilerStays,
+    DeclinerTravels,
+    DeclineOnTakenBack,
     // Of the decision log.
     LogAnswersBeforeFlush,
     LogLosesAnswers,
@@ -76,6 +81,10 @@ impl Mutation {
         Self::KeyRunsTwice,
         Self::KeyTakesOtherBody,
         Self::PhysicalIdReused,
+        Self::KeysAreNotHeld,
+        Self::SpoilerStays,
+        Self::DeclinerTravels,
+        Self::DeclineOnTakenBack,
         Self::LogAnswersBeforeFlush,
         Self::LogLosesAnswers,
         Self::LogTearsBatches,

@@ -6,6 +6,7 @@
 
 mod answer;
 mod clock;
+mod coalescer;
 mod driver;
 mod gauges;
 mod in_flight;
@@ -20,6 +21,7 @@ mod startup;
 mod status;
 mod stopped;
 mod submit;
+mod submitted;
 mod trace;
 mod unresolved;
 mod watched;
@@ -54,7 +56,9 @@ use crate::features;
 use crate::models::serving::Serving;
 use crate::participants::Participant;
 use crate::policy::Policy;
+use crate::policy::coalescing::Coalescing;
 use crate::txn::{BranchIndex, Epoch, Mode, Operation, ParticipantName, PhysicalId, TxnId};
+use coalescer::Coalescer;
 use gauges::{Gauge, Unfinished};
 use in_flight::InFlight;
 use members::{Member, Running};
@@ -75,6 +79,8 @@ pub struct Parts {
     pub features: features::State,
     /// Predictions to plans.
     pub policy: Policy,
+    /// Which transactions travel together.
+    pub coalescing: Coalescing,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -110,6 +116,7 @@ struct Inner {
     recovering: AtomicBool,
     draining: AtomicBool,
     stop: Watched<bool>,
+    coalescer: Coalescer,
 }
 
 /// The places that a transaction takes at its participants, by branch, until each has ended.
@@ -121,7 +128,7 @@ struct Branch {
     participant: Arc<dyn Participant>,
     gauge: Arc<Gauge>,
     identity: Arc<str>,
-    operations: Vec<Operation>,
+    operations: Arc<[Operation]>,
 }
 
 impl Coordinator {
@@ -133,8 +140,7 @@ impl Coordinator {
         inner.begin(&submission)?;
         let id = submission.transaction.id.clone();
         let (reply, answer) = oneshot::channel();
-        let run = inner.clone();
-        tokio::spawn(async move { run.start_one(submission, (branches, places), reply).await });
+        inner.start_one(submission, (branches, places), reply);
         answer.await.unwrap_or_else(|_| {
             Err(SubmitError::Unavailable { id, detail: "the transaction's task ended".into() })
         })

@@ -229,10 +229,10 @@ impl Coordinator {
     }
 }
 
-/// The answer of a transaction whose task takes an order, and what an operator forces on it.
+/// The answers of an execution whose task takes an order, and what an operator forces on it.
 pub(super) struct Held<'a> {
-    /// The answer that the task holds and the request's hash; without it the log's is amended.
-    pub(super) answer: Option<(&'a mut Answer, &'a str)>,
+    /// The answers that the task holds and the requests' hashes; without any the log's are amended.
+    pub(super) answers: Vec<(&'a mut Answer, &'a str)>,
     /// The reason that goes into an answer yet to be made.
     pub(super) forced: &'a mut Option<Reason>,
 }
@@ -330,13 +330,13 @@ impl Inner {
         held: &mut Held<'_>,
     ) -> Result<ResolutionRecord, ResolveError> {
         let reason = reason_of(&resolution);
-        let amended = match (&resolution.decision, &held.answer) {
+        let amend =
+            |(answer, hash): &(&mut Answer, &str)| (amended(answer, &reason), (*hash).to_owned());
+        let amended: Vec<_> = match &resolution.decision {
             // Its answer is yet to be made.
-            (None, _) => Vec::new(),
-            (Some(_), Some((answer, hash))) => {
-                vec![(amended(answer, &reason), (*hash).to_owned())]
-            }
-            (Some(_), None) => self.amended_of_log(&resolution.members, &reason),
+            None => Vec::new(),
+            Some(_) if held.answers.is_empty() => self.amended_of_log(&resolution.members, &reason),
+            Some(_) => held.answers.iter().map(amend).collect(),
         };
         let record = |(answer, hash): &(Answer, String)| AnswerRecord {
             id: answer.id.clone(),
@@ -347,9 +347,10 @@ impl Inner {
         let records: Vec<AnswerRecord> = amended.iter().map(record).collect();
         let written = self.log.record_resolution(&resolution, &records).await;
         written.map_err(|error| ResolveError::LogFailed { detail: error.to_string() })?;
+        let mut mine = held.answers.iter_mut();
         for (answer, _) in amended {
             self.counters.count(Outcome::Heuristic, std::slice::from_ref(&reason));
-            if let Some((mine, _)) = &mut held.answer {
+            if let Some((mine, _)) = mine.next() {
                 **mine = answer;
             }
         }

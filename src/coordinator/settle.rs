@@ -89,7 +89,7 @@ impl Settling {
                 Some(input) = calls.next(), if !calls.is_empty() => input,
                 () = at(deadline) => Input::Tick,
                 order = self.trace.next_order() => {
-                    let held = Held { answer: None, forced: &mut self.forced };
+                    let held = Held { answers: Vec::new(), forced: &mut self.forced };
                     match self.inner.obey(order, &self.trace, &engine, held).await {
                         Some(input) => input,
                         None => continue,

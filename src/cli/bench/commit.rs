@@ -17,6 +17,7 @@ use presume::models::registry::Registry;
 use presume::models::serving::{self, Serving};
 use presume::participants::Participant;
 use presume::participants::ledger::{self, Ledger, NewAccount, Overdraft};
+use presume::policy::coalescing::{Coalescing, CoalescingOptions, Strategy};
 use presume::policy::{self, Policy};
 use presume::txn::{
     Currency, Customer, CustomerId, CustomerType, Kind, Mode, Money, Operation, OperationName,
@@ -61,9 +62,30 @@ pub struct Args {
     /// Measure without predictions
     #[arg(long)]
     no_predictions: bool,
+    /// How batches are carried out
+    #[arg(long, default_value = "auto")]
+    strategy: Strategy,
+    /// The most members of a batch
+    #[arg(long)]
+    members_max: Option<usize>,
+    /// The most batches on their way
+    #[arg(long)]
+    journeys_max: Option<usize>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+impl Args {
+    pub(super) fn coalescing(&self) -> CoalescingOptions {
+        let default = CoalescingOptions::default();
+        CoalescingOptions {
+            strategy: self.strategy,
+            members_max: self.members_max.unwrap_or(default.members_max),
+            journeys_max: self.journeys_max.unwrap_or(default.journeys_max),
+            ..default
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -151,7 +173,8 @@ async fn measure(args: &Args, in_flight: usize, data: &Path) -> anyhow::Result<F
         Ok((ParticipantName::new(name)?, Arc::new(ledger.clone()) as Arc<dyn Participant>))
     };
     let participants = PARTICIPANTS.into_iter().zip(&ledgers).map(shared);
-    let bench = coordinate(args, data, participants.collect::<anyhow::Result<_>>()?).await?;
+    let participants = participants.collect::<anyhow::Result<_>>()?;
+    let bench = coordinate(args, data, participants, args.coalescing()).await?;
     let flushed =
         || bench.coordinator.status().flushes + ledgers.iter().map(Ledger::flushes).sum::<u64>();
     bench.load(in_flight, Duration::from_millis(500), Wait::Decision).await?;
@@ -211,6 +234,7 @@ pub(super) async fn coordinate(
     args: &Args,
     data: &Path,
     participants: BTreeMap<ParticipantName, Arc<dyn Participant>>,
+    coalescing: CoalescingOptions,
 ) -> anyhow::Result<Bench> {
     let (log, recovered) =
         DecisionLog::open(&data.join("decisions"), decision_log::Options::default())?;
@@ -234,6 +258,7 @@ pub(super) async fn coordinate(
         serving: Arc::new(serving),
         features,
         policy: Policy::new(options)?,
+        coalescing: Coalescing::new(coalescing),
         clock: Arc::new(SystemClock),
     };
     let coordinator = Coordinator::start(parts, recovered, coordinator::Options::default()).await?;

@@ -26,6 +26,14 @@ use crate::cli::{Progress, print, print_json};
 const DEBIT: &str =
     "UPDATE presume_bench SET balance = balance - $1 WHERE id = $2 AND balance >= $1";
 const CREDIT: &str = "UPDATE presume_bench SET balance = balance + $1 WHERE id = $2";
+const DEBITS: &str = "UPDATE presume_bench b SET balance = b.balance - v.amount
+     FROM unnest($member::int[], $amount::bigint[], $account::text[]) AS v(member, amount, account)
+     WHERE b.id = v.account AND b.balance >= v.amount RETURNING v.member";
+const CREDITS: &str = "UPDATE presume_bench b SET balance = b.balance + v.amount
+     FROM unnest($member::int[], $amount::bigint[], $account::text[]) AS v(member, amount, account)
+     WHERE b.id = v.account RETURNING v.member";
+/// Sessions of ours at each server: more would only wait for the processor.
+const CONNECTIONS_MAX: usize = 64;
 /// As a branch of ours does it, with a key of its own.
 const MARK: &str = "INSERT INTO presume_bench_marker (id, side) VALUES ($1, $2)";
 
@@ -55,8 +63,9 @@ pub async fn run(args: &Args, data: &Path) -> anyhow::Result<()> {
     for &clients in &args.in_flight {
         let progress = Progress::spinner(format!("{clients} clients"), args.json);
         let length = Duration::from_secs(args.seconds.max(1));
-        let bare = bare(&left, &right, clients, length, false).await?;
-        let marker = self::bare(&left, &right, clients, length, true).await?;
+        let bare_clients = clients.min(CONNECTIONS_MAX);
+        let bare = bare(&left, &right, bare_clients, length, false).await?;
+        let marker = self::bare(&left, &right, bare_clients, length, true).await?;
         let folder = data.join(format!("applied-{clients}"));
         let applied = ours(args, &folder, [&left, &right], clients, Wait::Applied).await?;
         let folder = data.join(format!("decision-{clients}"));
@@ -225,17 +234,26 @@ async fn ours(
 ) -> anyhow::Result<Run> {
     let mut participants: BTreeMap<ParticipantName, Arc<dyn Participant>> = BTreeMap::new();
     for (name, url) in PARTICIPANTS.into_iter().zip(urls) {
-        let operation = |name: &str, sql: &str| -> anyhow::Result<_> {
+        let operation = |name: &str, sql: &str, batch_sql: &str| -> anyhow::Result<_> {
             let sql = sql.replace("$1", "$amount").replace("$2", "$account");
-            Ok((OperationName::new(name)?, OperationSql::new(sql, Some(1))))
+            let operation = OperationSql {
+                locks: Some(vec!["account/$account".to_owned()]),
+                batch_sql: Some(batch_sql.to_owned()),
+                ..OperationSql::new(sql, Some(1))
+            };
+            Ok((OperationName::new(name)?, operation))
         };
-        let operations = [operation("debit", DEBIT)?, operation("credit", CREDIT)?].into();
-        let options = Options { connections_max: clients.max(4), ..Options::new(url, operations) };
+        let operations =
+            [operation("debit", DEBIT, DEBITS)?, operation("credit", CREDIT, CREDITS)?].into();
+        let options = Options {
+            connections_max: clients.clamp(4, CONNECTIONS_MAX),
+            ..Options::new(url, operations)
+        };
         let database = Postgres::new(options)?;
         database.init().await.map_err(|why| anyhow::anyhow!("{why}"))?;
         participants.insert(ParticipantName::new(name)?, Arc::new(database));
     }
-    let bench = coordinate(args, data, participants).await?;
+    let bench = coordinate(args, data, participants, args.coalescing()).await?;
     let length = Duration::from_secs(args.seconds.max(1));
     let run = bench.load(clients, length, wait).await?;
     bench.coordinator.shutdown(Duration::from_secs(5)).await;
