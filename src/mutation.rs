@@ -33,7 +33,6 @@ pub(crate) enum Mutation {
     KeyTakesOtherBody,
     PhysicalIdReused,
     // Of the coalescer.
-    KeysAreNotHeld,
     SpoilerStays,
     DeclinerTravels,
     DeclineOnTakenBack,
@@ -81,10 +80,8 @@ impl Mutation {
         Self::KeyRunsTwice,
         Self::KeyTakesOtherBody,
         Self::PhysicalIdReused,
-        Self::KeysAreNotHeld,
         Self::SpoilerStays,
         Self::DeclinerTravels,
-        Self::DeclineOnTakenBack,
         Self::LogAnswersBeforeFlush,
         Self::LogLosesAnswers,
         Self::LogTearsBatches,

@@ -38,12 +38,14 @@ pub(super) use queue::{Journey, Waiting};
 const ROADS_MAX: usize = 4_096;
 /// How often it is looked who has waited for too long, while anybody waits.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
+/// The same, while nobody does: whether there is a coordinator still.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who waits and who travels.
 pub(super) struct Coalescer {
     state: Mutex<State>,
     /// Somebody waits, where nobody did.
-    waits: Notify,
+    waits: Arc<Notify>,
 }
 
 struct State {
@@ -89,7 +91,7 @@ impl Coalescer {
             last_ticket: 0,
             last_journey: 0,
         };
-        Self { state: Mutex::new(state), waits: Notify::new() }
+        Self { state: Mutex::new(state), waits: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -285,14 +287,13 @@ pub(super) async fn expire(inner: Weak<Inner>) {
         }
         coordinator.expire_waiting().await;
         let idle = coordinator.coalescer.state().waiting.is_empty();
+        let waits = coordinator.coalescer.waits.clone();
+        drop(coordinator);
         if !idle {
-            drop(coordinator);
             tokio::time::sleep(EXPIRY_INTERVAL).await;
             continue;
         }
         // Woken from time to time to see whether the coordinator is gone.
-        let waits =
-            tokio::time::timeout(Duration::from_secs(1), coordinator.coalescer.waits.notified());
-        let _ = waits.await;
+        let _ = tokio::time::timeout(IDLE_INTERVAL, waits.notified()).await;
     }
 }

@@ -12,7 +12,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::mutation::{Mutation, on};
 use crate::participants::batch::Key;
 use crate::policy::coalescing::Room;
 
@@ -84,7 +83,7 @@ impl Queue {
                 let shared = shared.is_none_or(|held| {
                     held.journey == journey && held.members < room.chain_max && !member.alone
                 });
-                (shared || on(Mutation::KeysAreNotHeld)) && !wanted.contains(key)
+                shared && !wanted.contains(key)
             };
             let mine = member.set == set && (!member.alone || taken.is_empty());
             if !mine || !member.keys.iter().all(free) {

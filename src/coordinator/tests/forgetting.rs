@@ -102,7 +102,8 @@ async fn pruned_below(
         Arc::new(Noting { ledger, below, told })
     };
     let often = Options { scan_interval_ms: 5, ..Options::default() };
-    let world = open_on(data.path(), off(), &noting, often, &wrap_log).await;
+    let coalescing = CoalescingOptions::default();
+    let world = open_on(data.path(), off(), &noting, often, (coalescing, &wrap_log)).await;
     fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;
     for id in ["t1", "t2", "t3"] {
         let applied = Submission { wait: Wait::Applied, ..transfer(id, 1) };

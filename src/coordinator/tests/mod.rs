@@ -52,7 +52,17 @@ pub(in crate::coordinator) async fn open_as(
     wrap: &Wrap,
     options: Options,
 ) -> World {
-    open_on(data, policy, wrap, options, &|log| Arc::new(log)).await
+    let coalescing = CoalescingOptions::default();
+    open_on(data, policy, wrap, options, (coalescing, &|log| Arc::new(log))).await
+}
+
+/// Without predictions.
+pub(in crate::coordinator) async fn open_coalescing(
+    data: &Path,
+    coalescing: CoalescingOptions,
+) -> World {
+    let wrap = |_: &ParticipantName, ledger| Arc::new(ledger) as Arc<dyn Participant>;
+    open_on(data, off(), &wrap, Options::default(), (coalescing, &|log| Arc::new(log))).await
 }
 
 async fn open_on(
@@ -60,7 +70,7 @@ async fn open_on(
     policy: policy::Options,
     wrap: &Wrap,
     options: Options,
-    wrap_log: &dyn Fn(DecisionLog) -> Arc<dyn Decisions>,
+    (coalescing, wrap_log): (CoalescingOptions, &dyn Fn(DecisionLog) -> Arc<dyn Decisions>),
 ) -> World {
     let (log, recovered) =
         DecisionLog::open(&data.join("decisions"), decision_log::Options::default()).unwrap();
@@ -78,7 +88,7 @@ async fn open_on(
         serving: serving(),
         features: features::State::new(features::Options::default()).unwrap(),
         policy: Policy::new(policy).unwrap(),
-        coalescing: Coalescing::new(CoalescingOptions::default()),
+        coalescing: Coalescing::new(coalescing),
         clock: Arc::new(SystemClock),
     };
     let coordinator = Coordinator::start(parts, recovered, options).await.unwrap();

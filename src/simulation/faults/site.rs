@@ -143,7 +143,10 @@ impl Site {
             (name, Arc::new(Stub { network, life, to }) as Arc<dyn Participant>)
         };
         let participants: BTreeMap<_, _> = (0..self.network.servers.len()).map(stub).collect();
-        let coalescing = Coalescing::new(CoalescingOptions::default());
+        let coalescing = Coalescing::new(CoalescingOptions {
+            strategy: self.world.profile.strategy,
+            ..CoalescingOptions::default()
+        });
         let parts = Parts {
             coalescing,
             log: Arc::new(log),
