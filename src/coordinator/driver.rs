@@ -15,7 +15,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
 use super::answer::Wait;
-use super::coalescer::Journey;
+use super::coalescer::{Journey, Waiting};
 use super::operator::Held;
 use super::record::explain;
 use super::submitted::{Ending, Made, Submitted};
@@ -26,7 +26,7 @@ use crate::decision_log::{
 };
 use crate::mutation::{Mutation, on};
 use crate::participants::BoxFuture;
-use crate::participants::batch::{Batch, Member, Style, Then, Worked};
+use crate::participants::batch::{Batch, Batches, Member, Style, Then, Worked};
 use crate::policy::VoteTiming;
 use crate::protocol::two_phase::{AbortCause, Action, BranchState, Input, TwoPhase};
 use crate::txn::{
@@ -45,7 +45,7 @@ pub(super) struct Run {
     pub(super) branches: Arc<[Branch]>,
     /// What a batch carries; `None` for one transaction alone.
     pub(super) cargo: Option<Cargo>,
-    /// Which journey it is part of, if its keys are held.
+    /// Which journey it is part of, while its keys are held.
     pub(super) journey: Option<Journey>,
     /// When each branch was asked for its vote.
     pub(super) asked: Vec<Option<Instant>>,
@@ -64,6 +64,8 @@ pub(super) struct Run {
     pub(super) answers_when_applied: bool,
     /// Some branch did not obey at once: whoever waits for the others waits no longer.
     pub(super) stuck: bool,
+    /// Keys of members that were told before their branches had ended.
+    pub(super) owed: Vec<Waiting>,
 }
 
 /// What a batch carries to each branch.
@@ -141,6 +143,7 @@ impl Run {
             forgotten: None,
             answers_when_applied: false,
             stuck: false,
+            owed: Vec::new(),
         }
     }
 
@@ -213,6 +216,12 @@ impl Run {
         if self.answers_when_applied && engine.is_done() {
             self.answer();
         }
+        if engine.is_done() {
+            inner.coalescer.release(&self.owed);
+        }
+        if !self.made.is_empty() && engine.is_done() {
+            self.arrive();
+        }
         let taken_back = self.made.is_empty() && self.cargo.is_some() && engine.is_done();
         let aftermath = taken_back.then(|| Aftermath {
             members: std::mem::take(&mut self.members),
@@ -272,7 +281,13 @@ impl Run {
             }
             // A batch that is taken back ends nobody.
             Action::Answer(Decision::Abort) if self.cargo.is_some() => {}
-            Action::Answer(_) => self.answer(),
+            Action::Answer(_) => {
+                self.answer();
+                let mut batches = self.branches.iter().filter_map(|b| b.participant.batches());
+                if batches.all(Batches::applies_at_once) {
+                    self.arrive();
+                }
+            }
             Action::AnswerInDoubt => {
                 let declined = self.declined.iter_mut().map(|(submitted, _)| submitted);
                 for submitted in self.members.iter_mut().chain(declined) {
@@ -429,13 +444,23 @@ impl Run {
         }
     }
 
+    /// What was decided is there, or was taken back: others may touch the same.
+    fn arrive(&mut self) {
+        let Some(journey) = self.journey.take() else { return };
+        let declined = self.declined.iter_mut().map(|(submitted, _)| submitted);
+        let all = self.members.iter_mut().chain(declined);
+        let held = all.filter_map(|submitted| submitted.waiting.take()).collect();
+        self.inner.arrived(journey, held, Vec::new());
+    }
+
     /// A batch that is taken back has waited for its branches for long enough: its members end here.
     async fn give_up(&mut self, cause: Option<&AbortCause>) {
         let names: Vec<_> = self.branches.iter().map(|b| b.name.clone()).collect();
         let (reason, class) = explain(cause, &names);
         let ended = |member| (member, Ending::Aborted(reason.clone(), class));
         let members = std::mem::take(&mut self.members).into_iter().map(ended);
-        let ended = members.chain(std::mem::take(&mut self.declined)).collect();
+        let mut ended: Vec<_> = members.chain(std::mem::take(&mut self.declined)).collect();
+        self.owed = ended.iter_mut().filter_map(|(member, _)| member.waiting.take()).collect();
         self.inner.conclude(ended).await;
     }
 

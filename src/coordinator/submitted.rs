@@ -113,7 +113,9 @@ impl Submitted {
     /// [`Wait::Applied`] the client hears later.
     pub(super) fn tell(&mut self, made: &mut Made, voted: Instant, inner: &Inner) {
         let (total, voted) = (self.started.elapsed(), voted.duration_since(self.started));
-        made.answer.timings_ms = timings(self.predicted, voted, total, total);
+        if made.answer.outcome != Outcome::Rejected {
+            made.answer.timings_ms = timings(self.predicted, voted, total, total);
+        }
         inner.learn(&self.draft, &made.row);
         inner.counters.count(made.answer.outcome, &made.answer.reasons);
         inner.release(self.id());

@@ -62,12 +62,10 @@ impl Inner {
     /// Carries a departure to its end.
     pub(super) async fn travel(self: Arc<Self>, departure: Departure) {
         let Departure { journey, names, mut members } = departure;
-        let mut held: Vec<Waiting> =
-            members.iter().filter_map(|member| member.waiting.clone()).collect();
         if members.len() == 1 {
             let submitted = members.pop().expect("there is one");
-            Run::alone(self.clone(), submitted, Some(journey)).carry_out().await;
-            return self.arrived(journey, held, Vec::new());
+            Run::alone(self, submitted, Some(journey)).carry_out().await;
+            return;
         }
         let party = Party {
             inner: self.clone(),
@@ -79,9 +77,7 @@ impl Inner {
             failures: 0,
         };
         let back = party.travel().await;
-        let again: HashSet<_> = back.iter().map(ticket).collect();
-        held.retain(|member| !again.contains(&member.ticket));
-        self.arrived(journey, held, back);
+        self.arrived(journey, Vec::new(), back);
     }
 }
 
@@ -144,7 +140,7 @@ impl Party {
                 let (left, gone) = split(submitted, &declined, &branches[held_at].name);
                 if left.is_empty() {
                     self.let_go((&trace, &branches), held).await;
-                    return self.inner.conclude(gone).await;
+                    return self.conclude(gone).await;
                 }
                 if !declined.is_empty() && !on(Mutation::DeclinerTravels) {
                     cargo.loads = loads(&left, &branches);
@@ -277,13 +273,21 @@ impl Party {
                 again.push(member);
             }
         }
-        self.inner.conclude(ended).await;
+        self.conclude(ended).await;
         again.sort_by_key(ticket);
         if self.style == Style::OneByOne && self.failures > 0 {
             // Nobody was found out: each goes alone.
             self.back.append(&mut again);
         }
         self.members = again;
+    }
+
+    /// Ends members of which nothing is left anywhere.
+    async fn conclude(&self, mut ended: Vec<(Submitted, Ending)>) {
+        let held: Vec<Waiting> =
+            ended.iter_mut().filter_map(|(member, _)| member.waiting.take()).collect();
+        self.inner.conclude(ended).await;
+        self.inner.coalescer.release(&held);
     }
 
     /// Whether nobody is tried again; notes how the next attempt is made.

@@ -94,6 +94,14 @@ impl Coalescer {
         Self { state: Mutex::new(state), waits: Arc::default() }
     }
 
+    /// Keys of members that have ended before their journey.
+    pub(super) fn release(&self, ended: &[Waiting]) {
+        let mut state = self.state();
+        for member in ended {
+            state.queue.release(&member.keys);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while held")
     }
@@ -198,7 +206,12 @@ impl Inner {
 
     /// A journey is over: `ended` give up what they held, `back` go again, alone and before everybody
     /// else.
-    fn arrived(self: &Arc<Self>, journey: Journey, ended: Vec<Waiting>, back: Vec<Submitted>) {
+    pub(super) fn arrived(
+        self: &Arc<Self>,
+        journey: Journey,
+        ended: Vec<Waiting>,
+        back: Vec<Submitted>,
+    ) {
         let departures = {
             let mut state = self.coalescer.state();
             state.pass(journey);

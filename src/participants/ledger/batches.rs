@@ -23,6 +23,10 @@ impl Batches for Ledger {
         Box::pin(finish(step, |error| Worked::Unknown(error.to_string())))
     }
 
+    fn applies_at_once(&self) -> bool {
+        true
+    }
+
     fn prepare_held(&self, gid: Gid) -> BoxFuture<'_, Vote> {
         let step = {
             let mut state = self.state();
