@@ -4,8 +4,8 @@
 //! its part out before the others hear of it, and who declines there is dropped at no cost: it has
 //! no effect anywhere. Then the engine carries the rest. If the batch has to be taken back, nothing
 //! of it was stored, and those who are left are tried again:
-//! - A member that declined ends so, unless it shares a key with another of the batch: what that one
-//!   did was taken back, so it is tried again.
+//! - A member that declined ends so, unless it shares a key there with another of the batch: what
+//!   that one did was taken back, so it is tried again, where it declined working first.
 //! - A batch that failed as a whole (somebody else's lock, a deadlock) is nobody's decline. It is
 //!   tried again with a statement an operation, which shows whose it was; that one goes alone.
 //! - Where a participant failed, or an answer was lost, it is tried once more, then all end so.
@@ -47,6 +47,8 @@ struct Party {
     /// Those who go alone.
     back: Vec<Submitted>,
     style: Style,
+    /// Which participant works first in the next attempt, whatever the rule says.
+    first: Option<usize>,
     failures: u32,
 }
 
@@ -74,6 +76,7 @@ impl Inner {
             members,
             back: Vec::new(),
             style: Style::Together,
+            first: None,
             failures: 0,
         };
         let back = party.travel().await;
@@ -110,7 +113,8 @@ impl Party {
         let (lock_wait_max, shape) = {
             let state = self.inner.coalescer.state();
             let odds = submitted.iter().map(Submitted::success);
-            (state.rule.lock_wait_max(), state.rule.shape(odds, &self.names))
+            let by_rule = state.rule.shape(odds, &self.names);
+            (state.rule.lock_wait_max(), self.first.map_or(by_rule, Shape::WorkFirst))
         };
         let mut cargo = Cargo {
             loads: loads(&submitted, &branches),
@@ -127,6 +131,7 @@ impl Party {
                 self.work_first(attempt, &cargo, &mut submitted, at).await
             }
         };
+        let held = if let First::Goes(_, held) = &first { *held } else { None };
         let aftermath = match first {
             First::Failed(findings, cause) => {
                 trace.close();
@@ -152,7 +157,7 @@ impl Party {
             }
         };
         if let Some(aftermath) = aftermath {
-            self.sort_out(aftermath).await;
+            self.sort_out(aftermath, held).await;
         }
     }
 
@@ -241,33 +246,51 @@ impl Party {
     }
 
     /// Who has ended, who goes alone, and who is tried again.
-    async fn sort_out(&mut self, aftermath: Aftermath) {
+    async fn sort_out(&mut self, aftermath: Aftermath, held: Option<BranchIndex>) {
         let Aftermath { members, declined, findings, cause } = aftermath;
         if members.is_empty() && declined.is_empty() {
             return;
         }
         let shared = shared_keys(members.iter().chain(declined.iter().map(|(member, _)| member)));
-        let shares = |member: &Submitted| {
-            let keys = &member.waiting.as_ref().expect("it travels").keys;
+        let shares = |member: &Submitted, name: &ParticipantName| {
+            let branch = &member.branches[member.position(name)];
+            let mut keys = Vec::new();
+            super::branch_keys(branch, &mut keys);
             keys.iter().any(|key| shared.contains(key)) && !on(Mutation::DeclineOnTakenBack)
         };
+        let worked_first = self.first.take();
         let over = self.is_over(&findings, cause.as_ref());
         let explained = explain(cause.as_ref(), &self.names);
         let (mut ended, mut again) = (Vec::new(), Vec::new());
         for (member, ending) in declined {
-            if shares(&member) && !over { again.push(member) } else { ended.push((member, ending)) }
+            let at = held.map_or(0, |index| usize::from(index.0));
+            if shares(&member, &self.names[at]) && !over {
+                again.push(member);
+                self.first = Some(at);
+            } else {
+                ended.push((member, ending));
+            }
         }
         for (place, member) in members.into_iter().enumerate() {
             let spoilt = findings.declined.iter().find(|(at, ..)| *at == place);
             let late = member.started.elapsed() > member.timeout();
-            if let Some((_, branch, why)) = spoilt.filter(|_| !shares(&member)) {
-                let name = &self.names[usize::from(branch.0)];
+            let name = |branch: &BranchIndex| &self.names[usize::from(branch.0)];
+            let rests = |branch: &BranchIndex| shares(&member, name(branch));
+            if let Some((_, branch, why)) = spoilt.filter(|(_, branch, _)| !rests(branch)) {
+                let name = name(branch);
                 let (reason, class) = declined_at(name, why);
                 ended.push((member, Ending::Aborted(reason, class)));
             } else if over || late {
                 let (reason, class) = explained.clone();
                 ended.push((member, Ending::Aborted(reason, class)));
-            } else if spoilt.is_some() || findings.culprit == Some(place) {
+            } else if let Some((_, branch, _)) = spoilt {
+                let at = usize::from(branch.0);
+                if *self.first.get_or_insert(at) == at && worked_first != Some(at) {
+                    again.push(member);
+                } else {
+                    self.back.push(member);
+                }
+            } else if findings.culprit == Some(place) {
                 self.back.push(member);
             } else {
                 again.push(member);

@@ -23,10 +23,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::Inner;
 use super::answer::SubmitError;
 use super::driver::Run;
 use super::submitted::{Ending, Submitted};
+use super::{Branch, Inner};
 use crate::participants::batch::Key;
 use crate::policy::coalescing::{Coalescing, Load};
 use crate::txn::{FailureClass, ParticipantName, Reason, ReasonCode};
@@ -276,19 +276,19 @@ fn keys(submitted: &Submitted) -> Option<Arc<[Key]>> {
         return None;
     }
     let mut keys = Vec::with_capacity(submitted.branches.len());
-    for branch in submitted.branches.iter() {
-        let batches = branch.participant.batches()?;
-        let from = keys.len();
-        for operation in branch.operations.iter() {
-            if !batches.keys(operation, &mut keys) {
-                return None;
-            }
-        }
-        for key in &mut keys[from..] {
-            *key = key.at(&branch.identity);
-        }
+    let declared = submitted.branches.iter().all(|branch| branch_keys(branch, &mut keys));
+    declared.then(|| keys.into())
+}
+
+/// Adds what a branch touches; `false` if that is not declared.
+fn branch_keys(branch: &Branch, keys: &mut Vec<Key>) -> bool {
+    let Some(batches) = branch.participant.batches() else { return false };
+    let from = keys.len();
+    let declared = branch.operations.iter().all(|operation| batches.keys(operation, keys));
+    for key in &mut keys[from..] {
+        *key = key.at(&branch.identity);
     }
-    Some(keys.into())
+    declared
 }
 
 /// Ends those who wait for too long, as long as the coordinator lives.
