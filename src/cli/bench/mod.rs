@@ -1,8 +1,10 @@
 //! `presume bench`: the figures of the README, measured on this machine.
 
 mod commit;
+mod load;
 mod postgres;
 mod predict;
+mod workload;
 
 use clap::Subcommand;
 
