@@ -101,6 +101,11 @@ pub const KEYS: &[Key] = &[
         "lock_wait_ms",
         "How long a batch waits for somebody else's lock before its member waits alone.",
     ),
+    key(
+        "coalescing",
+        "wait_ms_max",
+        "How long a transaction waits for others that touch the same before it is aborted.",
+    ),
     key("models", "dir", "The registry of models."),
     key("models", "name", "Which model's champion serves; rules serve if there is none."),
     key("models", "slow_ms_max", "A slower prediction counts as failed."),

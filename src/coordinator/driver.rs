@@ -73,6 +73,8 @@ pub(super) struct Cargo {
     pub(super) loads: Vec<Arc<[Member]>>,
     pub(super) style: Style,
     pub(super) lock_wait_max: Duration,
+    /// How long each branch may take to vote.
+    pub(super) timeout: Duration,
     /// The branch that has done its work already.
     pub(super) held: Option<BranchIndex>,
     pub(super) findings: Arc<Mutex<Findings>>,
@@ -247,15 +249,15 @@ impl Run {
         aftermath
     }
 
-    /// How long each branch may take to vote: as long as the most patient member's would.
+    /// How long each branch may take to vote.
     fn timeouts(&self) -> Vec<Duration> {
-        let of = |branch: &Branch| {
-            let timeout = |member: &Submitted| {
-                member.draft.plan.branches[member.position(&branch.name)].prepare_timeout
-            };
-            self.members.iter().map(timeout).max().unwrap_or_default()
-        };
-        self.branches.iter().map(of).collect()
+        match &self.cargo {
+            Some(cargo) => vec![cargo.timeout; self.branches.len()],
+            None => {
+                let plans = &self.members[0].draft.plan.branches;
+                plans.iter().map(|branch| branch.prepare_timeout).collect()
+            }
+        }
     }
 
     async fn act(&mut self, action: Action, calls: &mut Calls) {
@@ -493,13 +495,12 @@ impl Run {
                 }
             }
             Input::Tick => {
-                for at in 0..self.branches.len() {
+                for (at, timeout) in self.timeouts().into_iter().enumerate() {
                     let branch = &self.branches[at];
                     let Some(asked) = self.asked[at] else { continue };
                     let mut late = false;
                     for member in &mut self.members {
                         let position = member.position(&branch.name);
-                        let timeout = member.draft.plan.branches[position].prepare_timeout;
                         let leg = &mut member.legs[position];
                         if leg.vote.is_none() && asked.elapsed() >= timeout {
                             leg.vote = Some(LegVote::Timeout);

@@ -42,6 +42,8 @@ pub struct CoalescingOptions {
     /// The longest that a batch waits for a lock of somebody else, in milliseconds. Then the member
     /// that needs it is looked for, and waits alone.
     pub lock_wait_ms: u64,
+    /// The longest that a transaction waits for others before it is aborted, in milliseconds.
+    pub wait_ms_max: u64,
 }
 
 impl Default for CoalescingOptions {
@@ -52,6 +54,7 @@ impl Default for CoalescingOptions {
             chain_max: 32,
             journeys_max: 4,
             lock_wait_ms: 100,
+            wait_ms_max: 5_000,
         }
     }
 }
@@ -68,7 +71,8 @@ impl CoalescingOptions {
         within("members_max", self.members_max as u64, 4_096)?;
         within("chain_max", self.chain_max as u64, 4_096)?;
         within("journeys_max", self.journeys_max as u64, 64)?;
-        within("lock_wait_ms", self.lock_wait_ms, 60_000)
+        within("lock_wait_ms", self.lock_wait_ms, 60_000)?;
+        within("wait_ms_max", self.wait_ms_max, 3_600_000)
     }
 }
 
@@ -104,6 +108,8 @@ pub enum Shape {
 /// A batch may be spoilt once in so many times before one trip costs more than it saves: a spoilt
 /// batch is done twice and taken back once, a round trip more is about an eighth of that.
 const SPOILT_SHARE_MAX: f64 = 0.1;
+/// A batch has this long to vote, beside its wait for locks, whatever is predicted of its members.
+const VOTE_MIN: Duration = Duration::from_secs(1);
 /// Members after which an observed rate has taken in most of what is new.
 const MEMBERS_REMEMBERED: f64 = 2_000.0;
 
@@ -132,6 +138,17 @@ impl Coalescing {
     /// The longest that a batch waits for somebody else's lock.
     pub fn lock_wait_max(&self) -> Duration {
         Duration::from_millis(self.options.lock_wait_ms)
+    }
+
+    /// The longest that a transaction waits for others.
+    pub fn wait_max(&self) -> Duration {
+        Duration::from_millis(self.options.wait_ms_max)
+    }
+
+    /// How long a batch's votes are waited for, if its most patient member waits `longest` for its
+    /// own: what is predicted of one is too short for many.
+    pub fn timeout(&self, longest: Duration) -> Duration {
+        longest.max(self.lock_wait_max() + VOTE_MIN)
     }
 
     /// Whether a journey may begin now, and what it may take; there are no timers. One goes at once

@@ -17,11 +17,11 @@ use presume::participants::Participant;
 use presume::participants::ledger::{self, Ledger, NewAccount, Overdraft};
 use presume::policy::coalescing::{Coalescing, CoalescingOptions, Strategy};
 use presume::policy::{self, Policy};
-use presume::txn::{Mode, Outcome, ParticipantName};
+use presume::txn::{Mode, Outcome, ParticipantName, Reason, ReasonCode};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::load::{Run, closed_loop};
+use super::load::{Ended, Run, closed_loop};
 use super::workload::{ACCOUNTS, Accounts, EMPTY_ACCOUNTS, PARTICIPANTS, Workload, submission};
 use crate::cli::{Progress, print, print_json};
 
@@ -299,10 +299,14 @@ impl Bench {
             async move {
                 let transfer = workload.transfer(n);
                 let answer = coordinator.submit(submission(n, &transfer, wait)?).await?;
-                let expected =
-                    if transfer.declined { Outcome::Aborted } else { Outcome::Committed };
-                anyhow::ensure!(answer.outcome == expected, "{:?}", answer.reasons);
-                Ok((!transfer.declined, answer.timings_ms.prepare))
+                let declined = |reason: &Reason| reason.code == ReasonCode::BusinessDecline;
+                let ended = match answer.outcome {
+                    Outcome::Committed if !transfer.declined => Ended::Committed,
+                    Outcome::Aborted if !answer.reasons.iter().any(declined) => Ended::Failed,
+                    Outcome::Aborted if transfer.declined => Ended::Declined,
+                    outcome => anyhow::bail!("{} {outcome}: {:?}", answer.id, answer.reasons),
+                };
+                Ok((ended, answer.timings_ms.prepare))
             }
         })
         .await

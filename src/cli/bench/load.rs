@@ -11,7 +11,10 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Run {
     pub(super) committed: u64,
+    /// Declined for want of money, as it should be.
     pub(super) declined: u64,
+    /// Ended otherwise than it should, such as by a timeout under overload.
+    pub(super) failed: u64,
     pub(super) seconds: f64,
     pub(super) transfers_per_second: f64,
     pub(super) answer_ms_p50: f64,
@@ -22,6 +25,14 @@ pub(super) struct Run {
     /// else on the machine, which should be the databases. `None` off Linux.
     pub(super) cpu_ms_own: Option<f64>,
     pub(super) cpu_ms_others: Option<f64>,
+}
+
+/// How one thing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    Committed,
+    Declined,
+    Failed,
 }
 
 /// Processor time spent, in clock ticks.
@@ -57,7 +68,7 @@ impl Cpu {
 }
 
 /// Clients that each do one thing after the other; `work` gets the client's and the thing's number
-/// and answers whether it committed, and after how many milliseconds all had voted.
+/// and answers how it ended, and after how many milliseconds all had voted.
 pub(super) async fn closed_loop<W, F>(
     clients: usize,
     length: Duration,
@@ -65,7 +76,7 @@ pub(super) async fn closed_loop<W, F>(
 ) -> anyhow::Result<Run>
 where
     W: Fn(usize, u64) -> F + Clone + Send + 'static,
-    F: Future<Output = anyhow::Result<(bool, f64)>> + Send,
+    F: Future<Output = anyhow::Result<(Ended, f64)>> + Send,
 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let (started, cpu) = (Instant::now(), Cpu::now());
@@ -76,26 +87,33 @@ where
         tasks.spawn(async move {
             // Small: there may be thousands of clients.
             let (mut latency, mut voted) = (Vec::new(), Vec::new());
-            let mut declined = 0_u64;
+            let (mut declined, mut failed) = (0_u64, 0_u64);
             while Instant::now() < until {
                 let started = Instant::now();
-                let (commits, voted_ms) =
-                    work(client, NEXT.fetch_add(1, Ordering::Relaxed)).await?;
-                if !commits {
-                    declined += 1;
-                    continue;
+                let (ended, voted_ms) = work(client, NEXT.fetch_add(1, Ordering::Relaxed)).await?;
+                match ended {
+                    Ended::Committed => {}
+                    Ended::Declined => {
+                        declined += 1;
+                        continue;
+                    }
+                    Ended::Failed => {
+                        failed += 1;
+                        continue;
+                    }
                 }
                 let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                 latency.push(us);
                 voted.push((voted_ms * 1e3) as u64);
             }
-            anyhow::Ok((latency, voted, declined))
+            anyhow::Ok((latency, voted, declined, failed))
         });
     }
-    let (mut all, mut voted, mut declined) = (histogram()?, histogram()?, 0);
+    let (mut all, mut voted) = (histogram()?, histogram()?);
+    let (mut declined, mut failed) = (0, 0);
     while let Some(task) = tasks.join_next().await {
-        let (latency, votes, refused) = task??;
-        declined += refused;
+        let (latency, votes, refused, lost) = task??;
+        (declined, failed) = (declined + refused, failed + lost);
         for (histogram, values) in [(&mut all, latency), (&mut voted, votes)] {
             for value in values {
                 histogram.saturating_record(value);
@@ -107,6 +125,7 @@ where
     Ok(Run {
         committed: all.len(),
         declined,
+        failed,
         seconds,
         transfers_per_second: all.len() as f64 / seconds,
         answer_ms_p50: all.value_at_quantile(0.5) as f64 / 1e3,

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls, Statement};
 
 use super::commit::{Args, coordinate};
-use super::load::{Run, closed_loop};
+use super::load::{Ended, Run, closed_loop};
 use super::workload::{ACCOUNTS, EMPTY_ACCOUNTS, PARTICIPANTS, Workload};
 use crate::cli::{Progress, print, print_json};
 
@@ -49,7 +49,8 @@ struct Figures {
     bare_clients: usize,
     bare: Run,
     bare_at_64: Run,
-    /// Ours with every transaction alone.
+    /// Ours with every transaction alone, with no more in flight than there are sessions.
+    uncoalesced_in_flight: usize,
     uncoalesced: Run,
     /// Ours.
     presume: Run,
@@ -111,7 +112,9 @@ pub async fn run(args: &Args, data: &Path) -> anyhow::Result<()> {
             let _progress = Progress::spinner(format!("{in_flight} in flight"), args.json);
             let alone = CoalescingOptions { strategy: Strategy::Alone, ..args.coalescing() };
             let folder = data.join(format!("alone-{round}-{in_flight}"));
-            let (uncoalesced, _) = ours(args, &folder, urls, &workload, in_flight, alone).await?;
+            let alone_in_flight = in_flight.min(CONNECTIONS_MAX);
+            let (uncoalesced, _) =
+                ours(args, &folder, urls, &workload, alone_in_flight, alone).await?;
             let folder = data.join(format!("presume-{round}-{in_flight}"));
             let (presume, with) =
                 ours(args, &folder, urls, &workload, in_flight, args.coalescing()).await?;
@@ -127,6 +130,7 @@ pub async fn run(args: &Args, data: &Path) -> anyhow::Result<()> {
                 p99_to_bare_at_64: presume.answer_ms_p99 / bare_at_64.answer_ms_p99,
                 bare: bare.clone(),
                 bare_at_64: bare_at_64.clone(),
+                uncoalesced_in_flight: alone_in_flight,
                 uncoalesced,
                 presume,
             });
@@ -291,7 +295,8 @@ async fn bare(
             anyhow::ensure!(prepared == (!transfer.declined, true), "an account is missing");
             let verb = if transfer.declined { "ROLLBACK" } else { "COMMIT" };
             tokio::try_join!(left.end(n, verb), right.end(n, verb))?;
-            Ok((!transfer.declined, voted.as_secs_f64() * 1e3))
+            let ended = if transfer.declined { Ended::Declined } else { Ended::Committed };
+            Ok((ended, voted.as_secs_f64() * 1e3))
         }
     };
     closed_loop(clients, length, transfer).await

@@ -110,16 +110,19 @@ impl Party {
         let branches = self.branches(&submitted[0]);
         let ids = submitted.iter().map(|member| member.id().clone()).collect();
         let trace = self.inner.begin_trace(ids, branches.clone(), Instant::now());
-        let (lock_wait_max, shape) = {
+        let (lock_wait_max, timeout, shape) = {
             let state = self.inner.coalescer.state();
             let odds = submitted.iter().map(Submitted::success);
             let by_rule = state.rule.shape(odds, &self.names);
-            (state.rule.lock_wait_max(), self.first.map_or(by_rule, Shape::WorkFirst))
+            let shape = self.first.map_or(by_rule, Shape::WorkFirst);
+            let longest = submitted.iter().map(Submitted::timeout).max().unwrap_or_default();
+            (state.rule.lock_wait_max(), state.rule.timeout(longest), shape)
         };
         let mut cargo = Cargo {
             loads: loads(&submitted, &branches),
             style: self.style,
             lock_wait_max,
+            timeout,
             held: None,
             findings: Arc::default(),
         };
@@ -192,11 +195,10 @@ impl Party {
             let (position, sent) = (member.position(&branch.name), asked - member.started);
             member.legs[position].sent_at = Some(sent);
         }
-        let timeout = members.iter().map(Submitted::timeout).max().unwrap_or_default();
         let batches = branch.participant.batches().expect("asked before it was batched");
         let worked = {
             let _entered = branch.gauge.enter();
-            tokio::time::timeout(timeout, batches.work(cargo.batch(gid, Then::Hold))).await
+            tokio::time::timeout(cargo.timeout, batches.work(cargo.batch(gid, Then::Hold))).await
         };
         let failed = |findings, cause| First::Failed(findings, cause);
         match worked {
@@ -259,6 +261,7 @@ impl Party {
             keys.iter().any(|key| shared.contains(key)) && !on(Mutation::DeclineOnTakenBack)
         };
         let worked_first = self.first.take();
+        let wait_max = self.inner.coalescer.state().rule.wait_max();
         let over = self.is_over(&findings, cause.as_ref());
         let explained = explain(cause.as_ref(), &self.names);
         let (mut ended, mut again) = (Vec::new(), Vec::new());
@@ -273,7 +276,7 @@ impl Party {
         }
         for (place, member) in members.into_iter().enumerate() {
             let spoilt = findings.declined.iter().find(|(at, ..)| *at == place);
-            let late = member.started.elapsed() > member.timeout();
+            let late = member.started.elapsed() > member.timeout().max(wait_max);
             let name = |branch: &BranchIndex| &self.names[usize::from(branch.0)];
             let rests = |branch: &BranchIndex| shares(&member, name(branch));
             if let Some((_, branch, why)) = spoilt.filter(|(_, branch, _)| !rests(branch)) {

@@ -9,7 +9,7 @@
 //! - Who declines is told so only if nothing that it may have seen was taken back; see [`journey`].
 //!
 //! There are no timers: where nobody travels, a transaction goes at once. Whoever waits in vain for
-//! longer than its own timeout is aborted.
+//! longer than `wait_ms_max` is aborted.
 
 mod journey;
 mod queue;
@@ -231,10 +231,11 @@ impl Inner {
         self.send_off(departures);
     }
 
-    /// Those who have waited for longer than their own timeout, or all of them.
+    /// Those who have waited for too long, or all of them.
     fn give_up_waiting(&self, all: bool) -> Vec<Submitted> {
         let mut state = self.coalescer.state();
-        let late = |submitted: &Submitted| all || submitted.started.elapsed() > submitted.timeout();
+        let wait_max = state.rule.wait_max();
+        let late = |submitted: &Submitted| all || submitted.started.elapsed() > wait_max;
         let late: Vec<Ticket> = state
             .waiting
             .iter()
