@@ -39,6 +39,7 @@ use tokio::time::Instant;
 
 pub use answer::{Answer, Insights, Predicted, Submission, SubmitError, Timings, Wait};
 pub use clock::{Clock, SystemClock};
+pub use coalescer::Travelled;
 pub use members::ParticipantStatus;
 pub use operator::{ResolveError, RetryScope, Statement, Woken};
 pub use options::Options;
@@ -194,6 +195,7 @@ impl Coordinator {
             participants: inner.participants.iter().map(|(n, m)| m.status(n)).collect(),
             mode: inner.policy.lock().expect("no panic while held").mode(),
             flushes: inner.log.flushes(),
+            travelled: inner.coalescer.travelled(),
         }
     }
 

@@ -160,6 +160,7 @@ impl Party {
             }
         };
         if let Some(aftermath) = aftermath {
+            self.inner.coalescer.state().counts.retried += 1;
             self.sort_out(aftermath, held).await;
         }
     }

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::answer::SubmitError;
@@ -57,6 +58,20 @@ struct State {
     journeys: HashMap<Journey, Underway>,
     last_ticket: Ticket,
     last_journey: Journey,
+    counts: Travelled,
+}
+
+/// What travelled together since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Travelled {
+    /// Batches that set out.
+    pub batches: u64,
+    /// Their members.
+    pub members: u64,
+    /// Batches that were taken back and tried again.
+    pub retried: u64,
+    /// Transactions that wait now.
+    pub waiting: usize,
 }
 
 /// The way to one set of participants.
@@ -90,6 +105,7 @@ impl Coalescer {
             journeys: HashMap::new(),
             last_ticket: 0,
             last_journey: 0,
+            counts: Travelled::default(),
         };
         Self { state: Mutex::new(state), waits: Arc::default() }
     }
@@ -100,6 +116,12 @@ impl Coalescer {
         for member in ended {
             state.queue.release(&member.keys);
         }
+    }
+
+    /// What travelled together so far.
+    pub(super) fn travelled(&self) -> Travelled {
+        let state = self.state();
+        Travelled { waiting: state.waiting.len(), ..state.counts }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -147,6 +169,10 @@ impl State {
         }
         self.last_journey = journey;
         self.journeys.insert(journey, Underway { road, members: gone.len() });
+        if gone.len() > 1 {
+            self.counts.batches += 1;
+            self.counts.members += gone.len() as u64;
+        }
         let load = &mut self.roads[road].load;
         (load.journeys, load.travelling) = (load.journeys + 1, load.travelling + gone.len());
         let of = |member: Waiting| {
@@ -178,12 +204,13 @@ impl Inner {
         };
         state.last_ticket += 1;
         let ticket = state.last_ticket;
-        if state.waiting.is_empty() {
-            self.coalescer.waits.notify_one();
-        }
+        let first = state.waiting.is_empty();
         state.waiting.insert(ticket, submitted);
         state.queue.arrive(Waiting { ticket, set, keys, alone: false });
         let departure = state.depart(set);
+        if first && !state.waiting.is_empty() {
+            self.coalescer.waits.notify_one();
+        }
         drop(state);
         self.send_off(departure);
     }
