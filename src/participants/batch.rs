@@ -12,6 +12,7 @@
 //! It decides nothing about transactions: who is dropped, and who is tried again, the coordinator
 //! says.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +108,56 @@ pub enum Worked {
     },
     /// An answer was lost: perhaps prepared, perhaps not.
     Unknown(String),
+}
+
+/// Who declined in a batch, as its statements are judged.
+///
+/// A member of several operations, or one that changed something all the same, leaves a trace when
+/// it declines, and who comes after it may have declined, or failed, because of that. So then the
+/// first of those in the members' order answers for the batch, and nobody else: whoever stands
+/// before it was carried out, or declined and left nothing.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// By index in the batch.
+    clean: BTreeMap<usize, Declined>,
+    traced: BTreeMap<usize, Declined>,
+}
+
+impl Verdict {
+    /// Notes what an operation of the member at `index` came to, which met so many rows.
+    pub(super) fn note(
+        &mut self,
+        members: &[Member],
+        index: usize,
+        judged: Result<(), Declined>,
+        rows: u64,
+    ) {
+        let Err(why) = judged else { return };
+        let traces = rows > 0 || members[index].operations.len() > 1;
+        let declines = if traces { &mut self.traced } else { &mut self.clean };
+        declines.entry(index).or_insert(why);
+    }
+
+    /// Places of those who declined, in order; `Err` is what the batch came to.
+    pub(super) fn declined(self, batch: &Batch) -> Result<Vec<(usize, Declined)>, Worked> {
+        let place = |index: usize| batch.members[index].place;
+        match self.traced.into_iter().next() {
+            Some((index, why)) => Err(Worked::Failed { why, culprit: Some(place(index)) }),
+            None => Ok(self.clean.into_iter().map(|(index, why)| (place(index), why)).collect()),
+        }
+    }
+
+    /// What the batch came to when a statement failed, of the member at `index` or of several:
+    /// with its culprit only if everything of those before was judged.
+    pub(super) fn failed(self, batch: &Batch, index: Option<usize>, why: Declined) -> Worked {
+        if batch.style == Style::Together {
+            return Worked::Failed { why, culprit: None };
+        }
+        match self.declined(batch) {
+            Err(worked) => worked,
+            Ok(_) => Worked::Failed { why, culprit: index.map(|index| batch.members[index].place) },
+        }
+    }
 }
 
 /// A participant that takes batches. `Participant::abort` ends what it holds, too.

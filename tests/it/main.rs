@@ -8,6 +8,11 @@
 mod backpressure;
 mod bad_input;
 mod banks;
+mod batch_banks;
+
+mod batch_oracle;
+mod batch_traps;
+mod batches;
 mod branches;
 mod certificates;
 mod contract;

@@ -44,8 +44,9 @@ impl Bank {
         let server = MysqlServer::start()?;
         server.sql(
             "CREATE TABLE accounts (id VARCHAR(32) PRIMARY KEY, \
-             balance BIGINT NOT NULL CHECK (balance < 1000000), note JSON); \
-             INSERT INTO accounts VALUES ('a', 100, NULL), ('b', 100, NULL)",
+             balance BIGINT NOT NULL CHECK (balance < 1000000), note JSON, title TEXT) \
+             CHARACTER SET utf8mb4; \
+             INSERT INTO accounts (id, balance) VALUES ('a', 100), ('b', 100)",
         );
         let mysql = Self::client(&server, change);
         mysql.init().await.unwrap();
@@ -316,7 +317,7 @@ async fn what_others_prepared_is_listed_and_left_alone() {
     let Some(bank) = Bank::open().await else { return };
     let prepared = |id: &str, account: &str| {
         bank.server.sql(&format!(
-            "XA START {id}; INSERT INTO accounts VALUES ('{account}', 1, NULL); \
+            "XA START {id}; INSERT INTO accounts (id, balance) VALUES ('{account}', 1); \
              XA END {id}; XA PREPARE {id}"
         ));
     };

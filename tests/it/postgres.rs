@@ -20,14 +20,18 @@ pub struct Bank {
 impl Bank {
     /// Accounts `a` and `b` with 100 each, claimed at epoch 1; `None` without a server.
     pub async fn open() -> Option<Self> {
+        Self::open_with(|_| {}).await
+    }
+
+    pub async fn open_with(change: impl FnOnce(&mut Options)) -> Option<Self> {
         let server = PostgresServer::start(8, &["bank"])?;
         server.sql(
             "bank",
             "CREATE TABLE accounts (id text PRIMARY KEY, \
-             balance bigint NOT NULL CHECK (balance < 1000000), note jsonb); \
+             balance bigint NOT NULL CHECK (balance < 1000000), note jsonb, title text); \
              INSERT INTO accounts VALUES ('a', 100), ('b', 100)",
         );
-        let postgres = Self::client(&server, |_| {});
+        let postgres = Self::client(&server, change);
         postgres.init().await.unwrap();
         postgres.claim_epoch(log(), Epoch(1)).await.unwrap();
         Some(Self { server, postgres })

@@ -19,7 +19,7 @@ pub(super) async fn prepare(
     gid: Gid,
     bound: Vec<Bound>,
 ) -> Vote {
-    let Some(permit) = claimed.sessions.work_permit().await else { return exhausted() };
+    let Some(permit) = claimed.sessions.work_permit().await else { return Vote::No(exhausted()) };
     let mut session = match claimed.sessions.take().await {
         Ok(session) => session,
         Err(detail) => return Vote::No(unavailable(detail)),
@@ -33,8 +33,7 @@ pub(super) async fn prepare(
         session.give_back();
         return Vote::No(declined);
     }
-    let last = format!("{}; XA END {xid}; XA PREPARE {xid}", schema::mark(gid));
-    match session.run(&last).await {
+    match session.run(&ending(&xid, "XA PREPARE")).await {
         Ok(()) => {
             let owned = Owned { session, _permit: permit };
             inner.owners.lock().expect("no panic while held").insert(gid, owned);
@@ -51,7 +50,7 @@ pub(super) async fn prepare(
 /// XA as well, and not a plain transaction: within it the server refuses statements that would
 /// commit by themselves, before the marker.
 pub(super) async fn commit_one_phase(claimed: Arc<Claimed>, gid: Gid, bound: Vec<Bound>) -> Vote {
-    let Some(_permit) = claimed.sessions.work_permit().await else { return exhausted() };
+    let Some(_permit) = claimed.sessions.work_permit().await else { return Vote::No(exhausted()) };
     let mut session = match claimed.sessions.take().await {
         Ok(session) => session,
         Err(detail) => return Vote::No(unavailable(detail)),
@@ -68,17 +67,22 @@ async fn work_and_commit(session: &mut Session, xid: &Xid, bound: &[Bound]) -> V
     if let Err(declined) = work(session, xid, bound).await {
         return Vote::No(declined);
     }
-    let last = format!("{}; XA END {xid}; XA COMMIT {xid} ONE PHASE", schema::mark(xid.gid));
+    let last = format!("{} ONE PHASE", ending(xid, "XA COMMIT"));
     match session.run(&last).await {
         Ok(()) => Vote::Yes,
         Err(error) => not_ended(session, xid, &error).await,
     }
 }
 
+/// Three statements: the marker, the end of the work, and what becomes of the branch.
+pub(super) fn ending(xid: &Xid, verb: &str) -> String {
+    format!("{}; XA END {xid}; {verb} {xid}", schema::mark(xid.gid))
+}
+
 /// Every session that work may have is with a branch.
-fn exhausted() -> Vote {
+pub(super) fn exhausted() -> Declined {
     let detail = "no session became free in time: prepared branches hold them".to_owned();
-    Vote::No(Declined::Technical { code: "prepared_slots_exhausted".to_owned(), detail })
+    Declined::Technical { code: "prepared_slots_exhausted".to_owned(), detail }
 }
 
 /// Carries out a branch that only reads, in a transaction in which the server refuses everything
@@ -144,7 +148,7 @@ async fn operate(session: &mut Session, bound: &[Bound]) -> Result<(), Trouble> 
 
 /// How a branch was left that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Left {
+pub(super) enum Left {
     /// Rolled back, by us or before: nothing of it is there.
     Nothing,
     /// Nobody knows.
@@ -152,7 +156,7 @@ enum Left {
 }
 
 /// Rolls back a branch that this session has begun.
-async fn undo(session: &mut Session, xid: &Xid) -> Left {
+pub(super) async fn undo(session: &mut Session, xid: &Xid) -> Left {
     // Refused when the branch has ended, or a deadlock has left it to be rolled back only.
     let _ = session.run(&format!("XA END {xid}")).await;
     match session.run(&format!("XA ROLLBACK {xid}")).await {
@@ -166,7 +170,7 @@ async fn undo(session: &mut Session, xid: &Xid) -> Left {
 }
 
 /// What the last message came to that was answered with an error, or not at all.
-async fn not_ended(session: &mut Session, xid: &Xid, error: &Error) -> Vote {
+pub(super) async fn not_ended(session: &mut Session, xid: &Xid, error: &Error) -> Vote {
     let declined = match failure(error) {
         Failure::Unknown(detail) => return Vote::Unknown(detail),
         Failure::Refused(declined) => declined,

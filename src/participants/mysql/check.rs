@@ -7,7 +7,7 @@ use mysql_async::{Error, Row};
 
 use super::errors::{self, text};
 use super::sessions::Session;
-use super::{Mysql, Options, schema};
+use super::{Mysql, Options, batch_message, schema};
 use crate::participants::Finding;
 use crate::participants::sql::Statement;
 use crate::txn::{Epoch, LogId, OperationName, PhysicalId};
@@ -52,6 +52,11 @@ pub(super) async fn server(
         findings.push(rights(session).await?);
     }
     Ok(findings)
+}
+
+pub(super) async fn is_mariadb(session: &mut Session) -> Result<bool, Error> {
+    let rows = session.rows("SELECT @@version").await?;
+    Ok(rows.first().is_some_and(|row| column(row, 0).contains("MariaDB")))
 }
 
 fn version(found: &str) -> Finding {
@@ -135,18 +140,27 @@ pub(super) async fn operations(
     let mut findings = Vec::new();
     for (name, statement) in statements {
         let parameters = statement.names();
-        let finding = match session.try_statement(&statement.sql).await {
-            Ok(()) => Finding::new("operation", true, format!("{name}({parameters})"), ""),
-            Err(error) => {
+        let many = batch_message::samples(statement);
+        let texts = [vec![statement.sql.clone()], many.map(Vec::from).unwrap_or_default()].concat();
+        let mut refused = None;
+        for (sql, what) in texts.iter().zip(["", "batch_check: ", "batch_sql: "]) {
+            let tried = match what {
+                // Prepared alone, it may name columns that are not there.
+                "batch_sql: " => session.rows(&format!("EXPLAIN {sql}")).await.map(drop),
+                _ => session.try_statement(sql).await,
+            };
+            if let Err(error) = tried {
                 let Error::Server(_) = error else { return Err(error) };
-                let remedy = format!("the SQL of operation {name} in the configuration");
-                let found = format!("operation {name}: {}", text(&error));
-                Finding::new("operation", false, found, &remedy)
+                refused = Some(format!("operation {name}: {what}{}", text(&error)));
+                break;
             }
-        };
-        findings.push(finding);
-        let named = outside.iter().filter(|row| names(&statement.sql, &column(row, 0)));
-        findings.extend(named.map(engine));
+        }
+        let known = refused.is_none();
+        let found = refused.unwrap_or_else(|| format!("{name}({parameters})"));
+        let remedy = format!("the SQL of operation {name} in the configuration");
+        findings.push(Finding::new("operation", known, found, &remedy));
+        let named = |row: &&Row| texts.iter().any(|sql| names(sql, &column(row, 0)));
+        findings.extend(outside.iter().filter(named).map(engine));
     }
     Ok(findings)
 }

@@ -30,6 +30,7 @@ impl Inner {
         if let Some(fault) = findings.iter().find(|finding| !finding.ok) {
             return Err(ClaimError::Unfit { detail: fault.to_string() });
         }
+        let mariadb = check::is_mariadb(&mut session).await.map_err(failed)?;
         let database = identity(&mut session).await.map_err(failed)?;
         let identity = format!("mysql:{}", database.simple());
 
@@ -42,7 +43,7 @@ impl Inner {
         }
         let sessions = self.sessions(log, epoch);
         end_older(&sessions, &mut session).await.map_err(failed)?;
-        self.claimed.store(Some(Arc::new(Claimed { sessions, database })));
+        self.claimed.store(Some(Arc::new(Claimed { sessions, database, mariadb })));
         Ok(identity)
     }
 

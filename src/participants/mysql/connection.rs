@@ -67,18 +67,32 @@ fn names_tls(url: &str) -> Result<bool, String> {
 /// and a session that idles in a transaction does, too. What is prepared outlives its session.
 pub(super) fn settings(options: &Options) -> String {
     let horizon = options.listening_horizon;
-    let lock_s = lock_wait_s(options);
-    let (horizon_s, horizon_ms) = (horizon.as_secs_f64(), horizon.as_millis());
+    let (lock_s, horizon_ms) = (lock_wait_s(options), horizon.as_millis());
+    let limits = usual_limits(options);
     let idle_s = horizon.as_secs().max(1);
     // Only MariaDB reads what stands in `/*M!`, and only MySQL 8 what stands in `/*!80000`. Its
     // limit of statements is on reads alone.
     format!(
-        "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock_s}, \
-         lock_wait_timeout = {lock_s}, \
+        "{limits}; SET SESSION autocommit = 1, lock_wait_timeout = {lock_s}, \
+         group_concat_max_len = 1048576, \
          sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION') \
-         /*M!, max_statement_time = {horizon_s}, idle_transaction_timeout = {idle_s} */ \
+         /*M!, idle_transaction_timeout = {idle_s} */ \
          /*!80000 , max_execution_time = {horizon_ms} */; \
          SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE"
+    )
+}
+
+/// How long statements wait for locks, and how long they take.
+pub(super) fn usual_limits(options: &Options) -> String {
+    limits(lock_wait_s(options), options.listening_horizon)
+}
+
+/// A statement that says how long those after it wait for locks and, to MariaDB, take.
+pub(super) fn limits(lock_s: u64, statement: Duration) -> String {
+    let statement_s = statement.as_secs_f64();
+    format!(
+        "SET SESSION innodb_lock_wait_timeout = {lock_s} \
+         /*M!, max_statement_time = {statement_s} */"
     )
 }
 

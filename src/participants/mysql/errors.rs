@@ -64,6 +64,11 @@ pub(super) fn late() -> Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time").into()
 }
 
+/// More answers than statements, or fewer.
+pub(super) fn out_of_step() -> Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not one answer a statement").into()
+}
+
 fn declined(error: &ServerError) -> Declined {
     let detail = error.message.clone();
     match business_code(error) {

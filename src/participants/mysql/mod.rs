@@ -11,6 +11,9 @@
 //! runs in a transaction that only reads and leaves with a read-only vote; if the server finds
 //! that it does more, it is carried out as any other.
 //!
+//! Batches (`batch`) are branches of many transactions, with one marker, whose work and `XA PREPARE`
+//! are one message; or held between the two.
+//!
 //! # Who holds a branch
 //! The session that prepared a branch can do nothing else until the branch has ended, and while it
 //! lives every other session is told that there is no such branch (1397). So the participant keeps
@@ -32,6 +35,8 @@
 //! Calls run in tasks of their own: a caller that gives up leaves no session in the middle of
 //! something. This module decides nothing about transactions, and retries nothing.
 
+mod batch;
+mod batch_message;
 mod branch;
 mod check;
 mod claim;
@@ -55,8 +60,8 @@ use uuid::Uuid;
 
 use super::sql::{self, OperationSql, Placeholders, Statement, Statements};
 use super::{
-    Ack, BoxFuture, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant, Prepared,
-    unavailable, whole,
+    Ack, Batches, BoxFuture, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant,
+    Prepared, unavailable, whole,
 };
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, PhysicalId, Vote};
 use sessions::{PLACES, Session, Sessions};
@@ -115,6 +120,8 @@ struct Inner {
     claimed: ArcSwapOption<Claimed>,
     /// Prepared branches, each with the session that it occupies.
     owners: Mutex<HashMap<Gid, Owned>>,
+    /// Branches of batches between their work and their XA PREPARE.
+    holdings: batch::Holdings,
 }
 
 /// What is known of the server since our epoch was claimed.
@@ -122,6 +129,8 @@ struct Claimed {
     sessions: Arc<Sessions>,
     /// The identity of the database.
     database: Uuid,
+    /// Not MySQL.
+    mariadb: bool,
 }
 
 /// The session of a prepared branch.
@@ -160,6 +169,7 @@ impl Mysql {
             process: Uuid::new_v4(),
             claimed: ArcSwapOption::empty(),
             owners: Mutex::default(),
+            holdings: Mutex::default(),
         })))
     }
 }
@@ -254,6 +264,10 @@ impl Participant for Mysql {
     fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
         let inner = self.0.clone();
         whole(async move { inner.list_prepared().await }, Err)
+    }
+
+    fn batches(&self) -> Option<&dyn Batches> {
+        Some(self)
     }
 
     fn inspection(&self, gid: Gid) -> Option<String> {

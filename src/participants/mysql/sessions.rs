@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Opts, Params, Row, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -90,6 +91,15 @@ pub(super) struct Session {
     answer_timeout: Duration,
     broken: bool,
     home: Option<Home>,
+}
+
+/// What one statement of a message came to.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// How many rows it changed or found.
+    pub(super) rows: u64,
+    /// The first value of its first row.
+    pub(super) first: Option<String>,
 }
 
 struct Home {
@@ -327,6 +337,16 @@ impl Session {
         self.note(executed.unwrap_or_else(|_| Err(errors::late())))
     }
 
+    /// Runs so many statements in one message, up to the first that fails: what each came to, and
+    /// that error.
+    pub(super) async fn carry(&mut self, sql: &str, count: usize) -> (Vec<Outcome>, Option<Error>) {
+        let mut outcomes = Vec::with_capacity(count);
+        let conn = &mut self.connection.conn;
+        let carried = timeout(self.answer_timeout, carry(conn, sql, count, &mut outcomes)).await;
+        let carried = self.note(carried.unwrap_or_else(|_| Err(errors::late())));
+        (outcomes, carried.err())
+    }
+
     /// Nobody gets it again.
     pub(super) fn distrust(&mut self) {
         self.broken = true;
@@ -342,4 +362,27 @@ impl Session {
         }
         answer
     }
+}
+
+async fn carry(
+    conn: &mut Conn,
+    sql: &str,
+    count: usize,
+    outcomes: &mut Vec<Outcome>,
+) -> Result<(), Error> {
+    let mut result = conn.query_iter(sql).await?;
+    while let Some(mut answer) = result.stream::<Row>().await? {
+        let mut outcome = Outcome::default();
+        if answer.columns_ref().is_empty() {
+            outcome.rows = answer.affected_rows();
+        }
+        while let Some(row) = answer.try_next().await? {
+            if outcome.rows == 0 {
+                outcome.first = row.get::<Option<String>, _>(0).flatten();
+            }
+            outcome.rows += 1;
+        }
+        outcomes.push(outcome);
+    }
+    if outcomes.len() == count { Ok(()) } else { Err(errors::out_of_step()) }
 }

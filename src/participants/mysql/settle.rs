@@ -83,6 +83,9 @@ pub(super) async fn commit(inner: Arc<Inner>, gid: Gid) -> Ack {
 pub(super) async fn abort(inner: Arc<Inner>, gid: Gid) -> Ack {
     let settled = async {
         let claimed = inner.claimed()?;
+        if let Some(ack) = inner.let_go(&claimed.xid(gid)).await {
+            return Ok(ack);
+        }
         if inner.finish_as_owner(Verb::Rollback, &claimed.xid(gid)).await {
             return Ok(Ack::Done);
         }

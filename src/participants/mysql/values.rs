@@ -4,6 +4,8 @@
 //! kind says and the server, in strict mode, judges it: a value that does not fit its column is an
 //! error there, never a silent change. Whole numbers stay whole: money is counted in minor units.
 
+use std::fmt::Write;
+
 use mysql_async::Value;
 use serde_json::Value as Json;
 
@@ -21,6 +23,28 @@ pub(super) fn value(json: &Json) -> Result<Value, String> {
         Json::String(text) => Value::Bytes(text.clone().into_bytes()),
         Json::Array(_) | Json::Object(_) => Value::Bytes(json.to_string().into_bytes()),
     })
+}
+
+/// A value as it stands in SQL, of digits and signs alone. It means the same as the value sent
+/// apart from the SQL.
+pub(super) fn literal(value: &Value) -> String {
+    match value {
+        Value::Int(whole) => whole.to_string(),
+        Value::UInt(whole) => whole.to_string(),
+        // With an exponent it is no decimal.
+        Value::Double(float) => format!("{float:e}"),
+        Value::Bytes(text) => {
+            let mut literal = String::with_capacity(text.len() * 2 + 12);
+            literal.push_str("_utf8mb4 X'");
+            for byte in text {
+                let _ = write!(literal, "{byte:02x}");
+            }
+            literal.push('\'');
+            literal
+        }
+        // Of no JSON value.
+        _ => "NULL".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -42,6 +66,21 @@ mod tests {
             (json!({"a": [1]}), Value::Bytes(b"{\"a\":[1]}".to_vec())),
         ] {
             assert_eq!(value(&json), Ok(expected), "{json}");
+        }
+    }
+
+    #[test]
+    fn no_literal_is_anything_but_a_value() {
+        for (json, expected) in [
+            (json!(null), "NULL"),
+            (json!(i64::MIN), "-9223372036854775808"),
+            (json!(u64::MAX), "18446744073709551615"),
+            (json!(1.5), "1.5e0"),
+            (json!(-1e300), "-1e300"),
+            (json!(""), "_utf8mb4 X''"),
+            (json!("'; é"), "_utf8mb4 X'273b20c3a9'"),
+        ] {
+            assert_eq!(value(&json).map(|value| literal(&value)), Ok(expected.to_owned()));
         }
     }
 }

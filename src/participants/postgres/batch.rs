@@ -1,7 +1,7 @@
 //! Batches: the statements of many members, the marker and, if nothing is in doubt, `PREPARE
 //! TRANSACTION` in one round trip; or held between the two.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use deadpool_postgres::Client;
 use futures_util::TryStreamExt;
@@ -13,7 +13,7 @@ use super::branch::{begin, key, not_begun, roll_back, undo, unmarked};
 use super::errors::{Failure, failure};
 use super::values::List;
 use super::{Claimed, Inner, schema, unavailable};
-use crate::participants::batch::{Batch, Batches, Key, Member, Style, Then, Worked};
+use crate::participants::batch::{Batch, Batches, Key, Member, Then, Verdict, Worked};
 use crate::participants::sql::{self, Group, MEMBER};
 use crate::participants::{Ack, BoxFuture as Call};
 use crate::txn::{Declined, Gid, Operation, Vote};
@@ -121,6 +121,9 @@ impl Inner {
         client: Client,
         batch: &Batch,
     ) -> (Worked, Option<(Client, bool)>) {
+        if let Err(worked) = sql::limit(batch) {
+            return (worked, None);
+        }
         let find = |operation: &Operation| {
             self.statements.get(&operation.operation).expect("validated before")
         };
@@ -129,16 +132,12 @@ impl Inner {
         for group in &groups {
             match bind(claimed, &batch.members, group) {
                 Ok(call) => calls.push(call),
-                Err(detail) => {
-                    let code = "bad_parameter".to_owned();
-                    return (failed(Declined::Business { code, detail }), None);
-                }
+                Err(worked) => return (worked, None),
             }
         }
         let texts = groups.iter().zip(&calls).map(|(group, call)| call.sql(group));
-        let prepared = texts.chain([schema::MARK]).map(|sql| client.prepare_cached(sql));
-        let prepared: Result<Vec<_>, _> = join_all(prepared).await.into_iter().collect();
-        let prepared = match prepared {
+        let texts: Vec<&str> = texts.chain([schema::MARK]).collect();
+        let prepared = match prepare_each(&client, &texts).await {
             Ok(prepared) => prepared,
             Err(error) => return (failed(not_begun(&error)), None),
         };
@@ -264,13 +263,32 @@ impl Bound {
     }
 }
 
-fn bind(claimed: &Claimed, members: &[Member], group: &Group) -> Result<Bound, String> {
-    let understood = sql::find(&claimed.operations, &group.statement.name)?;
+/// The statements, each prepared once a session, however often it occurs.
+async fn prepare_each(
+    client: &Client,
+    texts: &[&str],
+) -> Result<Vec<tokio_postgres::Statement>, tokio_postgres::Error> {
+    let distinct: BTreeSet<&str> = texts.iter().copied().collect();
+    let prepared = join_all(distinct.iter().map(|sql| client.prepare_cached(sql))).await;
+    let prepared: Vec<_> = prepared.into_iter().collect::<Result<_, _>>()?;
+    let known: BTreeMap<&str, _> = distinct.into_iter().zip(prepared).collect();
+    Ok(texts.iter().map(|sql| known[sql].clone()).collect())
+}
+
+/// `Err` is what the batch comes to.
+fn bind(claimed: &Claimed, members: &[Member], group: &Group) -> Result<Bound, Worked> {
+    let refused = |item: &(usize, usize), detail: String| {
+        let why = Declined::Business { code: "bad_parameter".to_owned(), detail };
+        Worked::Failed { why, culprit: Some(members[item.0].place) }
+    };
     let operation = |(member, which): &(usize, usize)| &members[*member].operations[*which];
     let statement = &group.statement;
+    let first = &group.items[0];
+    let understood = sql::find(&claimed.operations, &statement.name);
+    let understood = understood.map_err(|why| refused(first, why))?;
     let Some(batch) = statement.batch.as_ref().filter(|_| group.items.len() > 1) else {
-        let operation = operation(&group.items[0]);
-        return super::parameters(&understood.types, statement, operation).map(Bound::One);
+        let bound = super::parameters(&understood.types, statement, operation(first));
+        return bound.map(Bound::One).map_err(|why| refused(first, why));
     };
     let list = |name: &String| {
         let mut list = List::with_capacity(group.items.len());
@@ -284,11 +302,12 @@ fn bind(claimed: &Claimed, members: &[Member], group: &Group) -> Result<Bound, S
         let element = &understood.types[at.expect("checked when it was read")];
         for item in &group.items {
             let value = operation(item).params.get(name).unwrap_or(&serde_json::Value::Null);
-            list.push(value, element).map_err(|why| format!("parameter {name:?} {why}"))?;
+            let pushed = list.push(value, element);
+            pushed.map_err(|why| refused(item, format!("parameter {name:?} {why}")))?;
         }
         Ok(list)
     };
-    batch.parameters.iter().map(list).collect::<Result<_, String>>().map(Bound::Many)
+    batch.parameters.iter().map(list).collect::<Result<_, Worked>>().map(Bound::Many)
 }
 
 /// What one statement of a batch gave.
@@ -356,43 +375,35 @@ fn judge(
     batch: &Batch,
     groups: &[Group],
 ) -> Result<(Vec<(usize, Declined)>, bool), Trouble> {
-    if let Some(at) = replies.iter().position(Result::is_err) {
-        let error = replies[at].as_ref().err().expect("just found");
-        let culprit = || {
-            // The first reply is that of BEGIN.
-            let group = groups.get(at.checked_sub(1)?)?;
-            let alone = batch.style == Style::OneByOne || group.items.len() == 1;
-            alone.then(|| batch.members[group.items[0].0].place)
-        };
-        return Err(match failure(error) {
-            Failure::Unknown(detail) => Trouble::Unknown(detail),
-            Failure::Refused(why) => Trouble::Failed(Worked::Failed { why, culprit: culprit() }),
-        });
-    }
-    let (mut declined, mut marked) = (Vec::new(), false);
-    let mut groups = groups.iter();
-    for reply in replies.iter().flatten() {
+    let mut verdict = Verdict::default();
+    let mut marked = false;
+    let mut left = groups.iter();
+    for reply in replies {
         let group = match reply {
-            Reply::Done => continue,
-            Reply::Marked(yes) => {
+            Ok(Reply::Done) => continue,
+            Ok(Reply::Marked(yes)) => {
                 marked = *yes;
                 continue;
             }
-            Reply::Rows(_) | Reply::Positions(_) => groups.next().expect("a reply a group"),
-        };
-        for ((member, _), rows) in group.items.iter().zip(rows_of(reply, group.items.len())?) {
-            let member = &batch.members[*member];
-            let Err(why) = group.statement.judge(rows) else { continue };
-            if rows > 0 || member.operations.len() > 1 {
-                // It may have left something that nobody can take back alone.
-                let culprit = Some(member.place);
-                return Err(Trouble::Failed(Worked::Failed { why, culprit }));
+            Ok(Reply::Rows(_) | Reply::Positions(_)) => left.next().expect("a reply a group"),
+            Err(error) => {
+                let why = match failure(error) {
+                    Failure::Unknown(detail) => return Err(Trouble::Unknown(detail)),
+                    Failure::Refused(why) => why,
+                };
+                // None of BEGIN, nor of the marker.
+                let begun = replies.first().is_some_and(Result::is_ok);
+                let group = if begun { left.next() } else { None };
+                let at = group.map(|group| group.items[0].0);
+                return Err(Trouble::Failed(verdict.failed(batch, at, why)));
             }
-            declined.push((member.place, why));
+        };
+        let Ok(reply) = reply else { continue };
+        for ((member, _), rows) in group.items.iter().zip(rows_of(reply, group.items.len())?) {
+            verdict.note(&batch.members, *member, group.statement.judge(rows), rows);
         }
     }
-    declined.sort_by_key(|(place, _)| *place);
-    Ok((declined, marked))
+    verdict.declined(batch).map(|declined| (declined, marked)).map_err(Trouble::Failed)
 }
 
 /// Rows changed or found by each of a group's items.

@@ -75,6 +75,7 @@ impl Inner {
             let prepared =
                 prepared.map_err(|error| format!("operation {name}: {}", text(&error)))?;
             let types = prepared.params().to_vec();
+            check_locks(statement, &types).map_err(|why| format!("operation {name}: {why}"))?;
             if let Some(batch) = &statement.batch {
                 let prepared = client.prepare_cached(&batch.sql).await;
                 let prepared = prepared
@@ -87,6 +88,34 @@ impl Inner {
         }
         Ok(operations)
     }
+}
+
+/// Whether each value that stands in the name of a lock has one spelling: two members must not take
+/// one row for two.
+fn check_locks(statement: &Statement, types: &[Type]) -> Result<(), String> {
+    let plain = [
+        Type::BOOL,
+        Type::INT2,
+        Type::INT4,
+        Type::INT8,
+        Type::TEXT,
+        Type::VARCHAR,
+        Type::BPCHAR,
+        Type::UUID,
+    ];
+    for name in statement.locking() {
+        let of_it = statement.parameters.iter().zip(types).find(|(known, _)| *known == name);
+        let Some((_, found)) = of_it else { continue };
+        let known = plain.contains(found) || matches!(found.kind(), Kind::Enum(_));
+        if !known && found.name() != "citext" {
+            return Err(format!(
+                "a lock names ${name}, a {}, of which one value can be written in several ways; it \
+                 can name whole numbers, texts and UUIDs",
+                found.name()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a statement for many takes lists of what that for one takes, and names its members.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::{Placeholders, Statement};
+use super::Statement;
 use crate::participants::batch::{Key, Member, Style};
 use crate::txn::Operation;
 
@@ -13,11 +13,7 @@ const LOCKS_MAX: usize = 16;
 
 /// A declared name with its parameters, such as `account/$account`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::participants) struct LockName {
-    pieces: Vec<Piece>,
-    /// Texts that differ in case or in spaces at the end may be one to the database.
-    folded: bool,
-}
+pub(in crate::participants) struct LockName(Vec<Piece>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
@@ -26,22 +22,14 @@ enum Piece {
 }
 
 /// Reads the declared names of an operation; `Err` is one sentence.
-pub(super) fn parse(
-    names: &[String],
-    parameters: &[String],
-    placeholders: Placeholders,
-) -> Result<Vec<LockName>, String> {
+pub(super) fn parse(names: &[String], parameters: &[String]) -> Result<Vec<LockName>, String> {
     if names.len() > LOCKS_MAX {
         return Err(format!("{} locks, at most {LOCKS_MAX}", names.len()));
     }
-    names.iter().map(|name| parse_one(name, parameters, placeholders)).collect()
+    names.iter().map(|name| parse_one(name, parameters)).collect()
 }
 
-fn parse_one(
-    name: &str,
-    parameters: &[String],
-    placeholders: Placeholders,
-) -> Result<LockName, String> {
+fn parse_one(name: &str, parameters: &[String]) -> Result<LockName, String> {
     let mut pieces = Vec::new();
     let mut rest = name;
     while let Some(at) = rest.find('$') {
@@ -64,20 +52,23 @@ fn parse_one(
     if pieces.is_empty() {
         return Err("a lock is empty".to_owned());
     }
-    Ok(LockName { pieces, folded: placeholders == Placeholders::Positional })
+    Ok(LockName(pieces))
 }
 
 impl LockName {
     fn key(&self, operation: &Operation) -> Key {
         let mut name = String::new();
-        for piece in &self.pieces {
+        for piece in &self.0 {
             match piece {
                 Piece::Text(text) => name.push_str(text),
                 Piece::Parameter(parameter) => match operation.params.get(parameter) {
-                    Some(serde_json::Value::String(text)) if self.folded => {
-                        name.push_str(&text.trim_end().to_lowercase());
+                    // Texts that differ in anything else may be one to the database: the same UUID,
+                    // or a collation's letters and spaces. Two that are not then share a key, which
+                    // only costs time.
+                    Some(serde_json::Value::String(text)) => {
+                        let spoken = text.chars().filter(|c| c.is_alphanumeric());
+                        name.extend(spoken.flat_map(char::to_lowercase));
                     }
-                    Some(serde_json::Value::String(text)) => name.push_str(text),
                     Some(other) => {
                         let _ = write!(name, "{other}");
                     }
@@ -86,6 +77,13 @@ impl LockName {
             }
         }
         Key::new(&name)
+    }
+
+    pub(super) fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Parameter(name) => Some(name.as_str()),
+            Piece::Text(_) => None,
+        })
     }
 }
 
@@ -158,7 +156,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::{OperationSql, Statements, parse_all};
+    use super::super::{OperationSql, Placeholders, Statements, parse_all};
     use super::*;
 
     fn statements() -> Statements {
@@ -219,22 +217,19 @@ mod tests {
 
     #[test]
     fn a_lock_names_parameters_of_its_statement() {
-        let parse = |name: &str, placeholders| {
-            parse(&[name.to_owned()], &["account".to_owned()], placeholders)
-        };
-        let error = parse("account/$acount", Placeholders::Numbered).unwrap_err();
+        let parse = |name: &str| parse(&[name.to_owned()], &["account".to_owned()]);
+        let error = parse("account/$acount").unwrap_err();
         assert!(error.contains("names $acount") && error.contains("it has account"), "{error}");
-        assert!(parse("", Placeholders::Numbered).is_err());
-        let spelled = |placeholders| {
-            let lock = &parse("account/$account", placeholders).unwrap()[0];
-            let of = |account: &str| {
-                let params = serde_json::from_value(json!({"account": account})).unwrap();
-                lock.key(&Operation { params, ..operation("debit", 0) })
-            };
-            of("Ab") == of("aB ")
+        assert!(parse("").is_err());
+        let lock = &parse("account/$account").unwrap()[0];
+        let key = |account: &str| {
+            let params = serde_json::from_value(json!({"account": account})).unwrap();
+            lock.key(&Operation { params, ..operation("debit", 0) })
         };
-        assert!(!spelled(Placeholders::Numbered));
-        assert!(spelled(Placeholders::Positional), "they may be one row there");
+        assert_ne!(key("ab"), key("ac"));
+        assert_eq!(key("Ab"), key("aB "), "they may be one row");
+        let uuid = "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11";
+        assert_eq!(key(uuid), key("{a0eebc999c0b4ef8bb6d6bb9bd380a11}"));
     }
 
     proptest! {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigurationError;
+use super::batch::{Batch, Worked};
 use crate::txn::{Declined, Operation, OperationName};
 
 pub(super) use locks::{Group, groups, keys};
@@ -22,6 +23,9 @@ use locks::LockName;
 pub(super) const OPERATIONS_MAX: usize = 256;
 /// The longest SQL of an operation in bytes.
 const SQL_BYTES_MAX: usize = 64 * 1024;
+
+/// The most operations in a batch.
+const BATCH_OPERATIONS_MAX: usize = 10_000;
 
 /// An operation as configured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,12 +43,13 @@ pub struct OperationSql {
     pub locks: Option<Vec<String>>,
     /// The same for many transactions at once, of which no two share a lock. `PostgreSQL`: each
     /// parameter is a list, `$member` one of integers, and it gives one row for each row that `sql`
-    /// would have changed or found, the member first (`RETURNING`). `MySQL`: `$batch` is a JSON list
-    /// of objects with the parameters and `member`.
+    /// would have changed or found, the member first (`RETURNING`). `MySQL`: `$batch` is a table
+    /// with a column for each parameter and `member`; it changes one row for each of its rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_sql: Option<String>,
-    /// `MySQL` only, which has no `UPDATE … RETURNING`: locks the rows in an order of its own and
-    /// gives the members for which `sql` would have changed one; `batch_sql` then gets only these.
+    /// `MySQL` only, which has no `UPDATE … RETURNING`: gives, in a column `member`, those rows of
+    /// `$batch` for which `sql` would change one, and locks what these find (`FOR UPDATE`);
+    /// `batch_sql` then gets only these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_check: Option<String>,
 }
@@ -72,6 +77,8 @@ pub(super) struct Statement {
     pub(super) sql: String,
     /// Names in the order of their positions; one may stand at several.
     pub(super) parameters: Vec<String>,
+    /// What stands before, between and after them.
+    pub(super) pieces: Vec<String>,
     pub(super) expect_rows: Option<u64>,
     /// What it touches, if that is declared.
     locks: Option<Vec<LockName>>,
@@ -85,13 +92,15 @@ pub(super) struct BatchStatement {
     pub(super) sql: String,
     /// Names in the order of their positions.
     pub(super) parameters: Vec<String>,
-    /// What is asked first, with its parameters.
-    pub(super) check: Option<(String, Vec<String>)>,
+    /// What stands before, between and after them.
+    pub(super) pieces: Vec<String>,
+    /// The same of what is asked first.
+    pub(super) check: Option<Vec<String>>,
 }
 
 /// The list of members in the SQL of a batch.
 pub(super) const MEMBER: &str = "member";
-/// The JSON list of a batch's members with their parameters.
+/// The table of a batch's members with their parameters.
 pub(super) const BATCH: &str = "batch";
 
 impl Statement {
@@ -108,13 +117,13 @@ impl Statement {
         if source.len() > SQL_BYTES_MAX {
             return Err(format!("the SQL has {} bytes, at most {SQL_BYTES_MAX}", source.len()));
         }
-        let (sql, parameters) = rewrite(source, placeholders)?;
+        let Rewritten { sql, parameters, pieces } = rewrite(source, placeholders)?;
         let locks = operation.locks.as_deref();
-        let locks =
-            locks.map(|names| locks::parse(names, &parameters, placeholders)).transpose()?;
+        let locks = locks.map(|names| locks::parse(names, &parameters)).transpose()?;
         let batch = BatchStatement::parse(operation, &parameters, placeholders)?;
         let name = name.clone();
-        Ok(Self { name, sql, parameters, expect_rows: operation.expect_rows, locks, batch })
+        let expect_rows = operation.expect_rows;
+        Ok(Self { name, sql, parameters, pieces, expect_rows, locks, batch })
     }
 
     /// Checks the number of rows that it changed or found.
@@ -145,8 +154,17 @@ impl Statement {
 
     /// Its parameters, each once.
     pub(super) fn names(&self) -> String {
-        let names: BTreeSet<&str> = self.parameters.iter().map(String::as_str).collect();
-        names.into_iter().collect::<Vec<_>>().join(", ")
+        self.distinct().into_iter().collect::<Vec<_>>().join(", ")
+    }
+
+    /// Its parameters, each once.
+    pub(super) fn distinct(&self) -> BTreeSet<&str> {
+        self.parameters.iter().map(String::as_str).collect()
+    }
+
+    /// Parameters that stand in the names of what it locks.
+    pub(super) fn locking(&self) -> impl Iterator<Item = &str> {
+        self.locks.iter().flatten().flat_map(LockName::parameters)
     }
 }
 
@@ -172,27 +190,48 @@ impl BatchStatement {
             return Err(format!("batch_sql takes {MEMBER} and {BATCH} for itself"));
         }
         let positional = placeholders == Placeholders::Positional;
-        if operation.batch_check.is_some() != positional {
-            let which = if positional { "needs batch_check" } else { "has no use for batch_check" };
-            return Err(format!("batch_sql {which} at this kind of participant"));
+        match &operation.batch_check {
+            None if positional => {
+                return Err("batch_sql needs batch_check at this kind of participant".to_owned());
+            }
+            Some(_) if !positional => {
+                return Err("batch_check has no use at this kind of participant".to_owned());
+            }
+            Some(_) if operation.expect_rows != Some(1) => {
+                return Err(
+                    "batch_sql needs expect_rows = 1 at this kind of participant".to_owned()
+                );
+            }
+            Some(check) if !check.to_ascii_uppercase().contains("FOR UPDATE") => {
+                let why = "what it found must still be so when batch_sql runs";
+                return Err(format!("batch_check needs FOR UPDATE: {why}"));
+            }
+            _ => {}
         }
         let read = |source: &str, what: &str| {
-            let (sql, parameters) = rewrite(source.trim().trim_end_matches(';'), placeholders)
-                .map_err(|why| format!("{what}: {why}"))?;
+            let source = source.trim().trim_end_matches(';');
+            if source.len() > SQL_BYTES_MAX {
+                let bytes = source.len();
+                return Err(format!("{what} has {bytes} bytes, at most {SQL_BYTES_MAX}"));
+            }
+            let read = rewrite(source, placeholders).map_err(|why| format!("{what}: {why}"))?;
             let own = if positional { BATCH } else { MEMBER };
-            if !parameters.iter().any(|name| name == own) {
+            if !read.parameters.iter().any(|name| name == own) {
                 return Err(format!("{what} has no ${own}"));
             }
             let known = |name: &&String| *name != own && (positional || !single.contains(name));
-            match parameters.iter().find(known) {
+            match read.parameters.iter().find(known) {
+                Some(unknown) if positional => {
+                    Err(format!("{what} names ${unknown}: write it as a column of $batch"))
+                }
                 Some(unknown) => Err(format!("{what} names ${unknown}, which sql does not have")),
-                None => Ok((sql, parameters)),
+                None => Ok(read),
             }
         };
-        let (sql, parameters) = read(source, "batch_sql")?;
+        let Rewritten { sql, parameters, pieces } = read(source, "batch_sql")?;
         let check = operation.batch_check.as_deref();
         let check = check.map(|source| read(source, "batch_check")).transpose()?;
-        Ok(Some(Self { sql, parameters, check }))
+        Ok(Some(Self { sql, parameters, pieces, check: check.map(|check| check.pieces) }))
     }
 }
 
@@ -210,6 +249,24 @@ pub(super) fn parse_all(
         Ok((name.clone(), Arc::new(parsed.map_err(refused)?)))
     };
     operations.iter().map(statement).collect()
+}
+
+/// Checks how many operations a batch has; `Err` is what it comes to.
+pub(super) fn limit(batch: &Batch) -> Result<(), Worked> {
+    let counts = || batch.members.iter().map(|member| member.operations.len());
+    if let Some(at) = counts().position(|count| count > OPERATIONS_MAX) {
+        let member = &batch.members[at];
+        let detail = format!("{} operations, at most {OPERATIONS_MAX}", member.operations.len());
+        let why = Declined::Business { code: "too_many_operations".to_owned(), detail };
+        return Err(Worked::Failed { why, culprit: Some(member.place) });
+    }
+    let count: usize = counts().sum();
+    if count > BATCH_OPERATIONS_MAX {
+        let detail = format!("{count} operations in a batch, at most {BATCH_OPERATIONS_MAX}");
+        let why = Declined::Technical { code: "batch_too_large".to_owned(), detail };
+        return Err(Worked::Failed { why, culprit: None });
+    }
+    Ok(())
 }
 
 /// Binds every operation of a branch by `one`, whose `Err` is one sentence.
@@ -237,9 +294,20 @@ pub(super) fn find<'a, T>(
     })
 }
 
-fn rewrite(source: &str, placeholders: Placeholders) -> Result<(String, Vec<String>), String> {
+/// SQL with marks in the places of its parameters.
+struct Rewritten {
+    sql: String,
+    /// By position.
+    parameters: Vec<String>,
+    /// What stands before, between and after the marks.
+    pieces: Vec<String>,
+}
+
+fn rewrite(source: &str, placeholders: Placeholders) -> Result<Rewritten, String> {
     let mut sql = String::with_capacity(source.len());
     let mut parameters: Vec<String> = Vec::new();
+    let mut pieces: Vec<String> = Vec::new();
+    let mut piece = 0;
     let mut rest = source;
     let positional = placeholders == Placeholders::Positional;
     while let Some(first) = rest.chars().next() {
@@ -257,7 +325,9 @@ fn rewrite(source: &str, placeholders: Placeholders) -> Result<(String, Vec<Stri
                 if name.is_empty() {
                     return Err("a '$' is not followed by the name of a parameter".to_owned());
                 }
+                pieces.push(sql[piece..].to_owned());
                 sql.push_str(&placeholder(name, placeholders, &mut parameters));
+                piece = sql.len();
                 rest = &rest[1 + name.len()..];
                 continue;
             }
@@ -268,7 +338,8 @@ fn rewrite(source: &str, placeholders: Placeholders) -> Result<(String, Vec<Stri
         sql.push_str(&rest[..taken]);
         rest = &rest[taken..];
     }
-    Ok((sql, parameters))
+    pieces.push(sql[piece..].to_owned());
+    Ok(Rewritten { sql, parameters, pieces })
 }
 
 /// What stands in the SQL for a parameter, which gets its place.
@@ -363,6 +434,7 @@ mod tests {
              WHERE id = $2::text AND b >= $1 AND \"$q\" = a$b /* $y */"
         );
         assert_eq!(parsed.parameters, ["amount", "account"]);
+        assert_eq!(parsed.pieces.len(), 4, "before, between and after three marks");
     }
 
     #[test]
@@ -388,6 +460,7 @@ mod tests {
         let parsed = parse_as(sql, Placeholders::Positional).unwrap();
         assert_eq!(parsed.sql, "UPDATE a SET b = b - ? # $y\n WHERE b >= ? AND c = ? -- $y");
         assert_eq!(parsed.parameters, ["x", "x", "z"]);
+        assert_eq!(parsed.pieces.join("?"), parsed.sql);
         let given = |params: serde_json::Value| Operation {
             participant: "p".parse().unwrap(),
             operation: "debit".parse().unwrap(),
