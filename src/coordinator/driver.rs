@@ -20,6 +20,7 @@ use super::operator::Held;
 use super::record::explain;
 use super::submitted::{Ending, Made, Submitted};
 use super::trace::{Subject, Trace};
+use super::watched::Watched;
 use super::{Branch, Inner};
 use crate::decision_log::{
     self, Announced, AnswerRecord, DecisionRecord, Intent, Recorded, RecordedBranch,
@@ -78,6 +79,8 @@ pub(super) struct Cargo {
     /// The branch that has done its work already.
     pub(super) held: Option<BranchIndex>,
     pub(super) findings: Arc<Mutex<Findings>>,
+    /// Whether each branch has answered for its vote.
+    pub(super) voted: Vec<Arc<Watched<bool>>>,
 }
 
 /// What participants said of a batch's members.
@@ -332,6 +335,7 @@ impl Run {
         if let (Action::SendPrepare(_), Some(cargo)) = (action, &self.cargo) {
             return cargo.prepare(branches, gid);
         }
+        let working = self.cargo.as_ref().map(|cargo| cargo.working(index));
         Box::pin(async move {
             let branch = &branches[usize::from(index.0)];
             let participant = &branch.participant;
@@ -347,7 +351,12 @@ impl Run {
                     Input::Voted(index, vote)
                 }
                 Action::SendCommit(_) => Input::Acked(index, participant.commit(gid).await),
-                Action::SendAbort(_) => Input::Acked(index, participant.abort(gid).await),
+                Action::SendAbort(_) => {
+                    if let Some(working) = working {
+                        working.await;
+                    }
+                    Input::Acked(index, participant.abort(gid).await)
+                }
                 Action::SendInquiry(_) => Input::Inquired(index, participant.inquire(gid).await),
                 _ => unreachable!("only sends are calls"),
             }
@@ -576,9 +585,11 @@ impl Cargo {
         let index = gid.branch;
         let held = self.held == Some(index);
         let (batch, findings) = (self.batch(gid, Then::Prepare), self.findings.clone());
+        let voted = self.voted[usize::from(index.0)].clone();
         Box::pin(async move {
             let branch = &branches[usize::from(index.0)];
             let _entered = branch.gauge.enter();
+            let _answers = Answers(voted);
             let batches = branch.participant.batches().expect("asked before it was batched");
             if held {
                 return Input::Voted(index, batches.prepare_held(gid).await);
@@ -586,6 +597,16 @@ impl Cargo {
             let worked = batches.work(batch).await;
             let mut findings = findings.lock().expect("no panic while held");
             Input::Voted(index, findings.vote(index, worked))
+        })
+    }
+
+    /// Resolves when a branch has answered for its vote, or takes too long: rolled back while it
+    /// works it would have to be told twice.
+    fn working(&self, index: BranchIndex) -> BoxFuture<'static, ()> {
+        let (voted, bound) = (self.voted[usize::from(index.0)].clone(), self.lock_wait_max);
+        Box::pin(async move {
+            // It is told in any case.
+            let _ = tokio::time::timeout(bound, voted.until(|voted| *voted)).await;
         })
     }
 
@@ -598,6 +619,15 @@ impl Cargo {
             lock_wait_max: self.lock_wait_max,
             then,
         }
+    }
+}
+
+/// Says that a branch has answered, however its call ends.
+struct Answers(Arc<Watched<bool>>);
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.0.set(true);
     }
 }
 

@@ -125,6 +125,7 @@ impl Party {
             timeout,
             held: None,
             findings: Arc::default(),
+            voted: branches.iter().map(|_| Arc::default()).collect(),
         };
         let odds: Vec<f64> = submitted.iter().map(Submitted::success).collect();
         let first = match shape {
