@@ -31,7 +31,7 @@ use crate::cli::{Progress, print, print_json};
   scripts/with-postgres presume bench commit --participants postgres --in-flight 64,512,2048 \\
       --declines 1 --rounds 5
 
-Between databases, LEFT_URL and RIGHT_URL name them; tables presume_bench and presume_bench_marker
+Between databases, LEFT_URL and RIGHT_URL name them; a table presume_bench and our own
 are made there.")]
 pub struct Args {
     /// Between what: embedded ledgers, or two PostgreSQL servers beside the bare protocol
