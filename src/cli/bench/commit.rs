@@ -91,14 +91,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if args.participants == Kinds::Postgres {
-        return runtime.block_on(in_scratch(args, async |data: &Path| {
+        return runtime.block_on(in_scratch(&args.dir, async |data: &Path| {
             super::postgres::run(args, data).await
         }));
     }
     let mut all = Vec::new();
     for &in_flight in &args.in_flight {
         let progress = Progress::spinner(format!("{in_flight} in flight"), args.json);
-        let measured = in_scratch(args, async |data: &Path| measure(args, in_flight, data).await);
+        let measured =
+            in_scratch(&args.dir, async |data: &Path| measure(args, in_flight, data).await);
         all.push(runtime.block_on(measured)?);
         drop(progress);
     }
@@ -131,11 +132,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Runs in a scratch folder, which is removed.
-async fn in_scratch<T>(
-    args: &Args,
+pub(super) async fn in_scratch<T>(
+    dir: &Path,
     work: impl AsyncFnOnce(&Path) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let scratch = args.dir.join(format!(".presume-bench-{}", std::process::id()));
+    let scratch = dir.join(format!(".presume-bench-{}", std::process::id()));
     std::fs::create_dir_all(&scratch)
         .with_context(|| format!("cannot make {}", scratch.display()))?;
     let result = work(&scratch).await;
@@ -268,14 +269,14 @@ pub(super) struct Run {
 
 /// Processor time spent, in clock ticks.
 #[derive(Debug, Clone, Copy)]
-struct Cpu {
+pub(super) struct Cpu {
     own: f64,
     machine: f64,
 }
 
 impl Cpu {
     /// As `proc(5)` has it.
-    fn now() -> Option<Self> {
+    pub(super) fn now() -> Option<Self> {
         let own = std::fs::read_to_string("/proc/self/stat").ok()?;
         // The name, in brackets, may hold anything.
         let fields: Vec<f64> =
@@ -289,7 +290,7 @@ impl Cpu {
     }
 
     /// Milliseconds since, of this process and of all others, for each of `count`.
-    fn since(start: Option<Self>, count: u64) -> (Option<f64>, Option<f64>) {
+    pub(super) fn since(start: Option<Self>, count: u64) -> (Option<f64>, Option<f64>) {
         let (Some(start), Some(now)) = (start, Self::now()) else { return (None, None) };
         // Ticks are hundredths of a second wherever Linux shows them.
         let ms = |ticks: f64| Some(ticks * 10.0 / count.max(1) as f64);
