@@ -17,7 +17,7 @@ use super::record::{Draft, LegTrace, explain, timings};
 use super::trace::{Subject, Trace};
 use super::{Branch, Inner, Places};
 use crate::decision_log::{
-    self, Announced, AnswerRecord, DecisionRecord, Intent, OutcomeLeg, OutcomeRow, RecordedBranch,
+    self, Announced, DecisionRecord, Given, Intent, OutcomeLeg, OutcomeRow, RecordedBranch,
 };
 use crate::features::Event;
 use crate::mutation::{Mutation, on};
@@ -294,15 +294,10 @@ impl Run {
             decision,
             at,
         });
-        let answer = AnswerRecord {
-            id: made.answer.id.clone(),
-            request_hash: self.request_hash.clone(),
-            body: AnswerRecord::body(&made.answer),
-            at,
-        };
+        let given = Given { answer: &made.answer, request_hash: &self.request_hash, at };
         let log = &self.inner.log;
         let intent = one_phase.then_some((epoch, physical));
-        let write = log.record_outcomes(record.as_ref(), &[(&answer, &made.row)], intent);
+        let write = log.record_outcomes(record.as_ref(), &[(given, &made.row)], intent);
         drop(self.announced.take());
         Box::pin(async move {
             match write.await {
@@ -376,14 +371,10 @@ impl Run {
         if !self.answers_when_applied {
             self.inner.counters.count(Outcome::Heuristic, &made.answer.reasons);
         }
-        let record = AnswerRecord {
-            id: made.answer.id.clone(),
-            request_hash: self.request_hash.clone(),
-            body: AnswerRecord::body(&made.answer),
-            at: self.inner.clock.now(),
-        };
-        if let Err(error) = self.inner.log.update_answer(&record).await {
-            tracing::error!(txn = %record.id, %error, "a heuristic outcome was not recorded");
+        let at = self.inner.clock.now();
+        let given = Given { answer: &made.answer, request_hash: &self.request_hash, at };
+        if let Err(error) = self.inner.log.update_answer(given).await {
+            tracing::error!(txn = %made.answer.id, %error, "a heuristic outcome was not recorded");
         }
     }
 

@@ -13,7 +13,7 @@ use super::in_flight::Conflict;
 use super::members::{Member, Standing};
 use super::record::{Draft, LegTrace, timings};
 use super::{Branch, Inner, Places};
-use crate::decision_log::AnswerRecord;
+use crate::decision_log::{AnswerRecord, Given};
 use crate::features::{self, Event, LegContext};
 use crate::mutation::{Mutation, on};
 use crate::txn::{
@@ -115,14 +115,9 @@ impl Inner {
         self.in_flight.lock().expect("no panic while held").end(id);
     }
 
-    pub(super) fn stored(&self, id: &TxnId) -> Result<Option<(Answer, AnswerRecord)>, SubmitError> {
+    pub(super) fn stored(&self, id: &TxnId) -> Result<Option<AnswerRecord>, SubmitError> {
         let unavailable = |detail: String| SubmitError::Unavailable { id: id.clone(), detail };
-        let Some(record) = self.log.answer(id).map_err(|e| unavailable(e.to_string()))? else {
-            return Ok(None);
-        };
-        let answer = serde_json::from_str(record.body.get())
-            .map_err(|e| unavailable(format!("its answer is unreadable: {e}")))?;
-        Ok(Some((answer, record)))
+        self.log.answer(id).map_err(|e| unavailable(e.to_string()))
     }
 
     pub(super) fn contexts(&self, participants: &[ParticipantName]) -> Vec<LegContext> {
@@ -218,13 +213,13 @@ impl Inner {
             return Err(SubmitError::Unavailable { id: id.clone(), detail });
         }
         match self.stored(id)? {
-            Some((_, record))
+            Some(record)
                 if record.request_hash != submission.request_hash
                     && !on(Mutation::KeyTakesOtherBody) =>
             {
                 Err(SubmitError::KeyReused { id: id.clone() })
             }
-            Some((answer, _)) => Ok(Some(answer)),
+            Some(record) => Ok(Some(record.answer)),
             None => Ok(None),
         }
     }
@@ -258,13 +253,9 @@ impl Run {
             insights: self.draft.insights(),
             timings_ms: timings(self.predicted, self.predicted, total, total),
         };
-        let record = AnswerRecord {
-            id: answer.id.clone(),
-            request_hash: std::mem::take(&mut self.request_hash),
-            body: AnswerRecord::body(&answer),
-            at: self.inner.clock.now(),
-        };
-        let write = self.inner.log.record_outcomes(None, &[(&record, &row)], None);
+        let at = self.inner.clock.now();
+        let given = Given { answer: &answer, request_hash: &self.request_hash, at };
+        let write = self.inner.log.record_outcomes(None, &[(given, &row)], None);
         drop(self.announced.take());
         self.branches_announced.clear();
         let durable = write.await;

@@ -15,11 +15,12 @@ use std::time::Duration;
 use anyhow::Context;
 use comfy_table::Table;
 use presume::decision_log::{DecisionLog, Decisions as _, Options};
+use presume::txn::{Epoch, PhysicalId};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::commit::{Cpu, in_scratch};
-use super::outcomes::{Made, Members, txn_id};
+use super::outcomes::{Members, txn_id};
 use crate::cli::{Progress, print, print_json};
 
 /// Members of a batch at most, and in the queue by all writers.
@@ -139,21 +140,22 @@ fn describe(all: &[Figures]) -> String {
 async fn measure(args: &Args, batch: usize, data: &Path) -> anyhow::Result<Figures> {
     let (log, _) = DecisionLog::open(&data.join("decisions"), Options::default())?;
     let next = Arc::new(AtomicU64::new(0));
-    let members = Members::new()?;
+    let mut members = Members::new(STORED_BATCH)?;
     while next.load(Ordering::Relaxed) < args.stored {
-        let left = usize::try_from(args.stored - next.load(Ordering::Relaxed))?;
-        record(&log, &members, &next, left.min(STORED_BATCH)).await?;
+        record(&log, &mut members, &next).await?;
     }
     let length = Duration::from_secs(args.seconds.max(1));
     let making_us = making(batch)?;
+    let members: Vec<_> =
+        (0..args.writers).map(|_| Members::new(batch)).collect::<anyhow::Result<_>>()?;
     let (started, cpu, io) = (Instant::now(), Cpu::now(), written());
     let (flushes, first) = (log.flushes(), next.load(Ordering::Relaxed));
     let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..args.writers {
-        let (log, next, members) = (log.clone(), next.clone(), Members::new()?);
+    for mut members in members {
+        let (log, next) = (log.clone(), next.clone());
         tasks.spawn(async move {
             while started.elapsed() < length {
-                record(&log, &members, &next, batch).await?;
+                record(&log, &mut members, &next).await?;
             }
             anyhow::Ok(())
         });
@@ -199,19 +201,10 @@ async fn measure(args: &Args, batch: usize, data: &Path) -> anyhow::Result<Figur
 }
 
 /// One batch from its making to its forgetting.
-async fn record(
-    log: &DecisionLog,
-    members: &Members,
-    next: &AtomicU64,
-    count: usize,
-) -> anyhow::Result<()> {
-    let first = next.fetch_add(count as u64, Ordering::Relaxed);
-    let (decision, recorded) = {
-        let made = Made::of(members.make(first, count)?);
-        let decision = made.decision(log.epoch(), log.next_physical())?;
-        let recorded = log.record_outcomes(Some(&decision), &made.recorded(), None);
-        (decision, recorded)
-    };
+async fn record(log: &DecisionLog, members: &mut Members, next: &AtomicU64) -> anyhow::Result<()> {
+    members.renew(next.fetch_add(members.count() as u64, Ordering::Relaxed))?;
+    let decision = members.decision(log.epoch(), log.next_physical())?;
+    let recorded = log.record_outcomes(Some(&decision), &members.recorded(), None);
     recorded.await?;
     // As the coordinator does, which does not wait for it.
     drop(log.finish(decision.epoch, decision.physical));
@@ -220,12 +213,13 @@ async fn record(
 
 /// Microseconds of making up one member, without recording it.
 fn making(batch: usize) -> anyhow::Result<Option<f64>> {
-    const MADE: u64 = 200_000;
-    let members = Members::new()?;
+    const MADE: u64 = 500_000;
+    let mut members = Members::new(batch)?;
     let cpu = Cpu::now();
     let mut made = 0;
     while made < MADE {
-        std::hint::black_box(members.make(made, batch)?);
+        members.renew(made)?;
+        std::hint::black_box(members.decision(Epoch(1), PhysicalId(made))?);
         made += batch as u64;
     }
     Ok(Cpu::since(cpu, made).0.map(|ms| ms * 1e3))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use presume::coordinator::{Answer, Insights, Timings};
 use presume::decision_log::{
-    AnswerRecord, DecisionRecord, OutcomeLeg, OutcomeRow, Recorded, RecordedBranch,
+    DecisionRecord, Given, OutcomeLeg, OutcomeRow, Recorded, RecordedBranch,
 };
 use presume::features::TXN_WIDTH;
 use presume::txn::{
@@ -15,6 +15,8 @@ use presume::txn::{
 use uuid::Uuid;
 
 const TEMPLATES: u64 = 512;
+/// Of SHA-256 in length.
+const REQUEST_HASH: &str = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
 const MODEL: &str = "payments/3";
 const PARTICIPANTS: [&str; 2] = ["left", "right"];
 /// 2026-01-31.
@@ -38,48 +40,37 @@ fn share(n: u64) -> f64 {
     (noise(n) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// What members of batches are copied from.
+/// Members of one batch.
 pub struct Members(Vec<(Answer, OutcomeRow)>);
 
-/// Members of one batch.
-pub struct Made {
-    members: Vec<(AnswerRecord, OutcomeRow)>,
-}
-
 impl Members {
-    pub fn new() -> anyhow::Result<Self> {
-        Ok(Self((0..TEMPLATES).map(template).collect::<anyhow::Result<_>>()?))
+    pub fn new(count: usize) -> anyhow::Result<Self> {
+        let templates = (0..TEMPLATES).map(template).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Self(templates.into_iter().cycle().take(count).collect()))
     }
 
-    /// A batch of consecutive transactions, as a coordinator has them when it knows their ends.
-    pub fn make(&self, first: u64, count: usize) -> anyhow::Result<Vec<(Answer, OutcomeRow)>> {
-        let member = |n: u64| {
-            let (mut answer, mut row) = self.0[(n % TEMPLATES) as usize].clone();
-            let id = txn_id(n)?;
-            (answer.id, row.txn_id) = (id.clone(), id);
+    /// Makes them those of consecutive transactions: only what tells one from another is changed,
+    /// so that little but the log is measured.
+    pub fn renew(&mut self, first: u64) -> anyhow::Result<()> {
+        for (n, (answer, row)) in (first..).zip(&mut self.0) {
+            row.txn_id = txn_id(n)?;
             row.timestamp = Timestamp::from_micros(SUBMITTED + n as i64);
-            Ok((answer, row))
-        };
-        (first..first + count as u64).map(member).collect()
+            answer.id = row.txn_id.clone();
+        }
+        Ok(())
     }
-}
 
-impl Made {
-    pub fn of(members: Vec<(Answer, OutcomeRow)>) -> Self {
-        let record = |(answer, row): (Answer, OutcomeRow)| {
-            let record = AnswerRecord {
-                id: answer.id.clone(),
-                request_hash: "5e".repeat(32),
-                body: AnswerRecord::body(&answer),
-                at: row.timestamp,
-            };
-            (record, row)
-        };
-        Self { members: members.into_iter().map(record).collect() }
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     pub fn recorded(&self) -> Vec<Recorded<'_>> {
-        self.members.iter().map(|(answer, row)| (answer, row)).collect()
+        let members = self.0.iter();
+        members
+            .map(|(answer, row)| {
+                (Given { answer, request_hash: REQUEST_HASH, at: row.timestamp }, row)
+            })
+            .collect()
     }
 
     pub fn decision(&self, epoch: Epoch, physical: PhysicalId) -> anyhow::Result<DecisionRecord> {
@@ -92,7 +83,7 @@ impl Made {
             physical,
             branches: PARTICIPANTS.into_iter().map(branch).collect::<anyhow::Result<_>>()?,
             read_only: vec![],
-            members: self.members.iter().map(|(answer, _)| answer.id.clone()).collect(),
+            members: self.0.iter().map(|(answer, _)| answer.id.clone()).collect(),
             decision: Decision::Commit,
             at: Timestamp::from_micros(SUBMITTED),
         })
