@@ -23,7 +23,7 @@ use super::trace::{Subject, Trace};
 use super::watched::Watched;
 use super::{Branch, Inner};
 use crate::decision_log::{
-    self, Announced, AnswerRecord, DecisionRecord, Intent, Recorded, RecordedBranch,
+    self, Announced, DecisionRecord, Given, Intent, OutcomeRow, RecordedBranch,
 };
 use crate::mutation::{Mutation, on};
 use crate::participants::BoxFuture;
@@ -401,6 +401,7 @@ impl Run {
 
     fn persist(&mut self, engine: &TwoPhase, decision: Decision) -> BoxFuture<'static, Input> {
         let (epoch, physical) = (self.inner.log.epoch(), self.trace.physical);
+        let at = self.inner.clock.now();
         let count = u16::try_from(self.branches.len()).expect("checked by the engine");
         let state = |i: &u16| engine.branch_state(BranchIndex(*i));
         let one_phase = count == 1;
@@ -413,14 +414,12 @@ impl Run {
                 .collect(),
             members: self.members.iter().map(|member| member.id().clone()).collect(),
             decision,
-            at: self.inner.clock.now(),
+            at,
         });
         let declined = self.declined.iter().map(|(submitted, _)| submitted);
         let told = self.members.iter().chain(declined).zip(&self.made);
-        let records: Vec<AnswerRecord> =
-            told.map(|(member, made)| member.record(&made.answer, &self.inner)).collect();
-        let rows = self.made.iter().map(|made| &made.row);
-        let outcomes: Vec<Recorded<'_>> = records.iter().zip(rows).collect();
+        let outcomes: Vec<(Given<'_>, &OutcomeRow)> =
+            told.map(|(member, made)| (member.given(&made.answer, at), &made.row)).collect();
         let intent = one_phase.then_some((epoch, physical));
         let write = self.inner.log.record_outcomes(decision.as_ref(), &outcomes, intent);
         drop(self.announced.take());
@@ -485,9 +484,9 @@ impl Run {
             if !self.answers_when_applied {
                 self.inner.counters.count(Outcome::Heuristic, &made.answer.reasons);
             }
-            let record = submitted.record(&made.answer, &self.inner);
-            if let Err(error) = self.inner.log.update_answer(&record).await {
-                tracing::error!(txn = %record.id, %error, "a heuristic outcome was not recorded");
+            let given = submitted.given(&made.answer, self.inner.clock.now());
+            if let Err(error) = self.inner.log.update_answer(given).await {
+                tracing::error!(txn = %submitted.id(), %error, "a heuristic outcome was not recorded");
             }
         }
     }

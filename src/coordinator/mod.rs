@@ -171,7 +171,7 @@ impl Coordinator {
         if self.is_in_flight(id) {
             return Ok(None);
         }
-        Ok(self.inner.stored(id)?.map(|(answer, _)| answer))
+        Ok(self.inner.stored(id)?.map(|record| record.answer))
     }
 
     /// Whether a transaction runs and has no answer yet.

@@ -250,9 +250,9 @@ impl Inner {
 
     fn not_unresolved(&self, id: &TxnId) -> ResolveError {
         match self.stored(id) {
-            Ok(Some((answer, _))) => ResolveError::NotInDoubt {
+            Ok(Some(record)) => ResolveError::NotInDoubt {
                 id: id.clone(),
-                detail: format!("it has ended everywhere, {}", answer.outcome),
+                detail: format!("it has ended everywhere, {}", record.answer.outcome),
             },
             Ok(None) => ResolveError::Unknown { id: id.clone() },
             Err(error) => ResolveError::LogFailed { detail: error.to_string() },
@@ -339,9 +339,8 @@ impl Inner {
             Some(_) => held.answers.iter().map(amend).collect(),
         };
         let record = |(answer, hash): &(Answer, String)| AnswerRecord {
-            id: answer.id.clone(),
+            answer: answer.clone(),
             request_hash: hash.clone(),
-            body: AnswerRecord::body(answer),
             at: resolution.at,
         };
         let records: Vec<AnswerRecord> = amended.iter().map(record).collect();
@@ -367,7 +366,7 @@ impl Inner {
 
     fn amended_of_log(&self, members: &[TxnId], reason: &Reason) -> Vec<(Answer, String)> {
         let amend = |id| match self.stored(id) {
-            Ok(Some((answer, record))) => Some((amended(&answer, reason), record.request_hash)),
+            Ok(Some(record)) => Some((amended(&record.answer, reason), record.request_hash)),
             Ok(None) => None,
             Err(error) => {
                 tracing::error!(txn = %id, %error, "its answer stays as it is");

@@ -126,14 +126,9 @@ impl Inner {
         self.in_flight.lock().expect("no panic while held").end(id);
     }
 
-    pub(super) fn stored(&self, id: &TxnId) -> Result<Option<(Answer, AnswerRecord)>, SubmitError> {
+    pub(super) fn stored(&self, id: &TxnId) -> Result<Option<AnswerRecord>, SubmitError> {
         let unavailable = |detail: String| SubmitError::Unavailable { id: id.clone(), detail };
-        let Some(record) = self.log.answer(id).map_err(|e| unavailable(e.to_string()))? else {
-            return Ok(None);
-        };
-        let answer = serde_json::from_str(record.body.get())
-            .map_err(|e| unavailable(format!("its answer is unreadable: {e}")))?;
-        Ok(Some((answer, record)))
+        self.log.answer(id).map_err(|e| unavailable(e.to_string()))
     }
 
     pub(super) fn contexts(&self, participants: &[ParticipantName]) -> Vec<LegContext> {
@@ -220,13 +215,13 @@ impl Inner {
             return Err(SubmitError::Unavailable { id: id.clone(), detail });
         }
         match self.stored(id)? {
-            Some((_, record))
+            Some(record)
                 if record.request_hash != submission.request_hash
                     && !on(Mutation::KeyTakesOtherBody) =>
             {
                 Err(SubmitError::KeyReused { id: id.clone() })
             }
-            Some((answer, _)) => Ok(Some(answer)),
+            Some(record) => Ok(Some(record.answer)),
             None => Ok(None),
         }
     }

@@ -11,10 +11,10 @@ use super::answer::{Answer, SubmitError, Wait};
 use super::coalescer::Waiting;
 use super::record::{Draft, LegTrace, timings};
 use super::{Branch, Inner, Places};
-use crate::decision_log::{AnswerRecord, OutcomeLeg, OutcomeRow};
+use crate::decision_log::{Given, OutcomeLeg, OutcomeRow};
 use crate::features::Event;
 use crate::txn::{
-    FailureClass, HistoryOutcome, Outcome, ParticipantName, Reason, ReasonCode, TxnId,
+    FailureClass, HistoryOutcome, Outcome, ParticipantName, Reason, ReasonCode, Timestamp, TxnId,
 };
 
 /// Where the client waits.
@@ -99,14 +99,9 @@ impl Submitted {
         Made { answer, row }
     }
 
-    /// What is stored of an answer.
-    pub(super) fn record(&self, answer: &Answer, inner: &Inner) -> AnswerRecord {
-        AnswerRecord {
-            id: answer.id.clone(),
-            request_hash: self.request_hash.clone(),
-            body: AnswerRecord::body(answer),
-            at: inner.clock.now(),
-        }
+    /// What is stored of an answer that was made at `at`.
+    pub(super) fn given<'a>(&'a self, answer: &'a Answer, at: Timestamp) -> Given<'a> {
+        Given { answer, request_hash: &self.request_hash, at }
     }
 
     /// The outcome is durable: tell the feature state, the counters and the client. With
@@ -159,13 +154,14 @@ impl Inner {
         let now = Instant::now();
         let end = |(submitted, ending): (Submitted, Ending)| {
             let made = submitted.made(ending, now, None);
-            let record = submitted.record(&made.answer, self);
-            (submitted, made, record)
+            (submitted, made)
         };
         let ended: Vec<_> = ended.into_iter().map(end).collect();
-        let outcomes: Vec<_> = ended.iter().map(|(_, made, record)| (record, &made.row)).collect();
+        let at = self.clock.now();
+        let outcomes: Vec<_> =
+            ended.iter().map(|(s, made)| (s.given(&made.answer, at), &made.row)).collect();
         let durable = self.log.record_outcomes(None, &outcomes, None).await;
-        for (mut submitted, mut made, _) in ended {
+        for (mut submitted, mut made) in ended {
             match &durable {
                 Ok(()) => {
                     submitted.tell(&mut made, now, self);

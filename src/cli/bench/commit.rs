@@ -119,14 +119,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if args.participants == Kinds::Postgres {
-        return runtime.block_on(in_scratch(args, async |data: &Path| {
+        return runtime.block_on(in_scratch(&args.dir, async |data: &Path| {
             super::postgres::run(args, data).await
         }));
     }
     let mut all = Vec::new();
     for &in_flight in &args.in_flight {
         let progress = Progress::spinner(format!("{in_flight} in flight"), args.json);
-        let measured = in_scratch(args, async |data: &Path| measure(args, in_flight, data).await);
+        let measured =
+            in_scratch(&args.dir, async |data: &Path| measure(args, in_flight, data).await);
         all.push(runtime.block_on(measured)?);
         drop(progress);
     }
@@ -159,11 +160,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Runs in a scratch folder, which is removed.
-async fn in_scratch<T>(
-    args: &Args,
+pub(super) async fn in_scratch<T>(
+    dir: &Path,
     work: impl AsyncFnOnce(&Path) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let scratch = args.dir.join(format!(".presume-bench-{}", std::process::id()));
+    let scratch = dir.join(format!(".presume-bench-{}", std::process::id()));
     std::fs::create_dir_all(&scratch)
         .with_context(|| format!("cannot make {}", scratch.display()))?;
     let result = work(&scratch).await;

@@ -37,14 +37,14 @@ pub(super) enum Ended {
 
 /// Processor time spent, in clock ticks.
 #[derive(Debug, Clone, Copy)]
-struct Cpu {
+pub(super) struct Cpu {
     own: f64,
     machine: f64,
 }
 
 impl Cpu {
     /// As `proc(5)` has it.
-    fn now() -> Option<Self> {
+    pub(super) fn now() -> Option<Self> {
         let own = std::fs::read_to_string("/proc/self/stat").ok()?;
         // The name, in brackets, may hold anything.
         let fields: Vec<f64> =
@@ -58,7 +58,7 @@ impl Cpu {
     }
 
     /// Milliseconds since, of this process and of all others, for each of `count`.
-    fn since(start: Option<Self>, count: u64) -> (Option<f64>, Option<f64>) {
+    pub(super) fn since(start: Option<Self>, count: u64) -> (Option<f64>, Option<f64>) {
         let (Some(start), Some(now)) = (start, Self::now()) else { return (None, None) };
         // Ticks are hundredths of a second wherever Linux shows them.
         let ms = |ticks: f64| Some(ticks * 10.0 / count.max(1) as f64);

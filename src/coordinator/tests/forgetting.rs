@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use super::over_ledger::as_the_ledger;
 use super::*;
 use crate::decision_log::{
-    AnswerRecord, DecisionRecord, Error, Intent, Recorded, ResolutionRecord,
+    AnswerRecord, DecisionRecord, Error, Given, Intent, Recorded, ResolutionRecord,
 };
 use crate::participants::EndedBelow;
 
@@ -39,7 +39,7 @@ impl Decisions for Unforgetting {
         let full = crate::store::Error::Full { queued: 1, limit: 1 };
         Box::pin(std::future::ready(Err(full.into())))
     }
-    fn update_answer(&self, answer: &AnswerRecord) -> Written {
+    fn update_answer(&self, answer: Given<'_>) -> Written {
         self.0.update_answer(answer)
     }
     fn record_resolution(&self, word: &ResolutionRecord, answers: &[AnswerRecord]) -> Written {

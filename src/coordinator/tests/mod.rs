@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::record::Draft;
 use super::*;
-use crate::decision_log::{self, AnswerRecord, DecisionLog};
+use crate::decision_log::{self, DecisionLog};
 use crate::participants::ledger::{self, Ledger, NewAccount, Overdraft};
 use crate::participants::{Ack, BoxFuture, ClaimError, Inquiry, Prepared};
 use crate::policy;
