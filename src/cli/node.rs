@@ -175,7 +175,7 @@ fn serve_models(models: &Models, calendar: &features::Calendar) -> anyhow::Resul
     });
     match Registry::open(&models.dir).load_champion(&models.name, calendar) {
         Ok(bundle) => {
-            tracing::info!(model = bundle.id(), "models serve");
+            tracing::info!(model = %bundle.id(), "models serve");
             serving.load(bundle);
         }
         Err(error @ RegistryError::NoChampion { .. }) => {

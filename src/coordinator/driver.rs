@@ -191,7 +191,7 @@ impl Run {
                 () = at(deadline) => Input::Tick,
                 order = trace.next_order() => {
                     let hashes = self.members.iter().map(|member| member.request_hash.as_str());
-                    let answers = self.made.iter_mut().map(|made| &mut made.answer);
+                    let answers = self.made.iter_mut().map(|made| Arc::make_mut(&mut made.answer));
                     let answers = answers.zip(hashes).collect();
                     let held = Held { answers, forced: &mut self.forced };
                     match inner.obey(order, &trace, &engine, held).await {
@@ -209,7 +209,7 @@ impl Run {
                     continue;
                 }
             };
-            self.observe(&input);
+            self.observe(&input, &timeouts);
             trace.step(&mut engine, trace.began.elapsed(), input, &mut actions);
         }
         self.end(&engine).await
@@ -295,8 +295,8 @@ impl Run {
             }
             Action::AnswerInDoubt => {
                 let declined = self.declined.iter_mut().map(|(submitted, _)| submitted);
-                for submitted in self.members.iter_mut().chain(declined) {
-                    submitted.reply_in_doubt(&self.inner);
+                for (at, submitted) in self.members.iter_mut().chain(declined).enumerate() {
+                    submitted.reply_in_doubt(self.made.get(at), &self.inner);
                 }
             }
             Action::ReportHeuristic(index) => self.report_heuristic(index).await,
@@ -393,8 +393,9 @@ impl Run {
             }
         };
         let (voted, forced) = (self.voted, self.forced.as_ref());
-        let together = self.members.iter().map(|member| member.made(ending.clone(), voted, forced));
-        let declined = self.declined.iter();
+        let together = self.members.iter_mut();
+        let together = together.map(|member| member.made(ending.clone(), voted, forced));
+        let declined = self.declined.iter_mut();
         let declined = declined.map(|(member, ending)| member.made(ending.clone(), voted, None));
         self.made = together.chain(declined).collect();
     }
@@ -479,8 +480,9 @@ impl Run {
         let detail = format!("{name} ended against the decision");
         for (submitted, made) in self.members.iter().zip(&mut self.made) {
             tracing::error!(txn = %submitted.id(), participant = %name, "{detail}");
-            made.answer.outcome = Outcome::Heuristic;
-            made.answer.reasons.push(Reason::new(ReasonCode::HeuristicDecision, detail.clone()));
+            let answer = Arc::make_mut(&mut made.answer);
+            answer.outcome = Outcome::Heuristic;
+            answer.reasons.push(Reason::new(ReasonCode::HeuristicDecision, detail.clone()));
             if !self.answers_when_applied {
                 self.inner.counters.count(Outcome::Heuristic, &made.answer.reasons);
             }
@@ -492,7 +494,7 @@ impl Run {
     }
 
     /// Notes when a vote came or a branch ended, before the engine hears of it.
-    fn observe(&mut self, input: &Input) {
+    fn observe(&mut self, input: &Input, timeouts: &[Duration]) {
         match input {
             Input::Voted(index, vote) => self.observe_vote(*index, vote),
             Input::Acked(index, Ack::Done | Ack::Heuristic(_)) => self.leave(*index),
@@ -503,14 +505,14 @@ impl Run {
                 }
             }
             Input::Tick => {
-                for (at, timeout) in self.timeouts().into_iter().enumerate() {
+                for (at, timeout) in timeouts.iter().enumerate() {
                     let branch = &self.branches[at];
                     let Some(asked) = self.asked[at] else { continue };
                     let mut late = false;
                     for member in &mut self.members {
                         let position = member.position(&branch.name);
                         let leg = &mut member.legs[position];
-                        if leg.vote.is_none() && asked.elapsed() >= timeout {
+                        if leg.vote.is_none() && asked.elapsed() >= *timeout {
                             leg.vote = Some(LegVote::Timeout);
                             leg.prepare = Some(asked.elapsed());
                             late = true;

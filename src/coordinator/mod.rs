@@ -135,7 +135,7 @@ struct Branch {
 impl Coordinator {
     /// Executes a transaction and answers when its outcome is durable. Dropping the future stops
     /// nothing: the same key asks again.
-    pub async fn submit(&self, mut submission: Submission) -> Result<Answer, SubmitError> {
+    pub async fn submit(&self, mut submission: Submission) -> Result<Arc<Answer>, SubmitError> {
         let inner = &self.inner;
         let (branches, places) = inner.bind(&mut submission.transaction)?;
         inner.begin(&submission)?;

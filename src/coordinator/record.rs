@@ -1,6 +1,5 @@
 //! From a finished transaction to what is stored and answered.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::answer::{Insights, Timings};
@@ -9,7 +8,7 @@ use crate::features::{Features, LegContext};
 use crate::protocol::two_phase::AbortCause;
 use crate::txn::{
     Declined, FailureClass, LegVote, Outcome, ParticipantName, Plan, Prediction, Reason,
-    ReasonCode, Timestamp, Transaction,
+    ReasonCode, Text, Timestamp, Transaction,
 };
 
 /// How one branch went, as the driver saw it.
@@ -31,6 +30,27 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    /// The same as [`Self::row`], which gets prediction and plan for good: it has ended.
+    pub(super) fn last_row(
+        &mut self,
+        outcome: Outcome,
+        failure: Option<FailureClass>,
+        reasons: &[Reason],
+        legs: &[LegTrace],
+        total: Duration,
+    ) -> OutcomeRow {
+        let legs = self.legs(legs);
+        let plan = Plan {
+            admission: self.plan.admission,
+            protocol: self.plan.protocol,
+            branches: std::mem::take(&mut self.plan.branches),
+            reasons: std::mem::take(&mut self.plan.reasons),
+            mode: self.plan.mode,
+        };
+        let prediction = self.prediction.take();
+        OutcomeRow { prediction, plan, legs, ..self.bare_row(outcome, failure, reasons, total) }
+    }
+
     /// The row of a transaction that ended after `total`.
     pub(super) fn row(
         &self,
@@ -40,17 +60,32 @@ impl Draft {
         legs: &[LegTrace],
         total: Duration,
     ) -> OutcomeRow {
+        let (plan, prediction) = (self.plan.clone(), self.prediction.clone());
+        let legs = self.legs(legs);
+        OutcomeRow { prediction, plan, legs, ..self.bare_row(outcome, failure, reasons, total) }
+    }
+
+    /// The row without prediction, plan's branches and legs.
+    fn bare_row(
+        &self,
+        outcome: Outcome,
+        failure: Option<FailureClass>,
+        reasons: &[Reason],
+        total: Duration,
+    ) -> OutcomeRow {
+        let Plan { admission, protocol, mode, .. } = self.plan;
+        let (branches, plan_reasons) = (Vec::new(), Vec::new());
         let payment = &self.transaction.payment;
         OutcomeRow {
             txn_id: self.transaction.id.clone(),
             timestamp: self.timestamp,
-            kind: payment.kind.to_string(),
-            customer_id: payment.customer.id.to_string(),
-            customer_type: payment.customer.customer_type.to_string(),
+            kind: payment.kind.as_str().into(),
+            customer_id: (&payment.customer.id).into(),
+            customer_type: payment.customer.customer_type.as_str().into(),
             customer_since: payment.customer.since,
-            counterparty_id: payment.counterparty.as_ref().map(ToString::to_string),
+            counterparty_id: payment.counterparty.as_ref().map(Text::from),
             amount_minor: payment.amount.minor,
-            currency: payment.amount.currency.to_string(),
+            currency: payment.amount.currency.into(),
             cross_border: payment.cross_border,
             requires_consistency: payment.requires_consistency,
             lat: payment.location.map(|l| l.lat),
@@ -58,13 +93,13 @@ impl Draft {
             attempt: payment.attempt,
             system_load_ratio: payment.system_load_ratio,
             outcome,
-            failure_class: failure.map(|f| f.to_string()),
-            reasons: reasons.iter().map(|r| r.code.to_string()).collect(),
+            failure_class: failure.map(|f| f.as_str().into()),
+            reasons: reasons.iter().map(|r| r.code.as_str().into()).collect(),
             total_us: u64::try_from(total.as_micros()).unwrap_or(u64::MAX),
             features: self.features.txn.to_vec(),
-            prediction: self.prediction.clone(),
-            plan: self.plan.clone(),
-            legs: self.legs(legs),
+            prediction: None,
+            plan: Plan { admission, protocol, branches, reasons: plan_reasons, mode },
+            legs: Vec::new(),
         }
     }
 
@@ -92,17 +127,14 @@ impl Draft {
 pub(super) fn insights(prediction: &Prediction, plan: &Plan) -> Insights {
     let served = |by: crate::txn::ServedBy| match by {
         crate::txn::ServedBy::Model => prediction.model_version.clone(),
-        crate::txn::ServedBy::Rules => "rules".to_owned(),
+        crate::txn::ServedBy::Rules => "rules".into(),
     };
-    let mut models = BTreeMap::from([
-        ("success".to_owned(), served(prediction.success_by)),
-        ("fraud".to_owned(), served(prediction.fraud_by)),
-    ]);
-    if let Some(leg) = prediction.latency.first() {
-        models.insert("latency".to_owned(), served(leg.served_by));
-    }
+    let success = ("success".into(), served(prediction.success_by));
+    let fraud = ("fraud".into(), served(prediction.fraud_by));
+    let latency = prediction.latency.first().map(|leg| ("latency".into(), served(leg.served_by)));
+    let models = [fraud].into_iter().chain(latency).chain([success]).collect();
     let timeouts = plan.branches.iter().map(|b| b.prepare_timeout);
-    let latency = prediction.latency.iter().map(|l| (l.participant.to_string(), l.median_ms));
+    let latency = prediction.latency.iter().map(|l| (Text::from(&l.participant), l.median_ms));
     Insights {
         success_probability: prediction.success,
         fraud_probability: prediction.fraud,

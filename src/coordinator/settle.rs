@@ -255,14 +255,14 @@ impl Inner {
             row.outcome = Outcome::Committed;
         } else {
             row.outcome = Outcome::Aborted;
-            row.failure_class = Some(FailureClass::Technical.to_string());
+            row.failure_class = Some(FailureClass::Technical.as_str().into());
             let detail = "the coordinator stopped before the participant committed";
             reasons.push(Reason::new(ReasonCode::TechnicalFailure, detail));
         }
         reasons.extend(forced.cloned());
         let now = self.clock.now();
         row.total_us = u64::try_from(now.since(row.timestamp).as_micros()).unwrap_or(u64::MAX);
-        row.reasons = reasons.iter().map(|r| r.code.to_string()).collect();
+        row.reasons = reasons.iter().map(|r| r.code.as_str().into()).collect();
         let answer = Answer {
             id: row.txn_id.clone(),
             outcome: if forced.is_some() { Outcome::Heuristic } else { row.outcome },

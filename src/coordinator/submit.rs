@@ -166,7 +166,7 @@ impl Inner {
             known => {
                 self.release(&id);
                 self.unfinished.fetch_sub(1, Ordering::SeqCst);
-                let _ = reply.send(known.map(|a| a.expect("the empty case is above")));
+                let _ = reply.send(known.map(|a| Arc::new(a.expect("the empty case is above"))));
                 return;
             }
         }

@@ -18,7 +18,7 @@ use crate::txn::{
 };
 
 /// Where the client waits.
-pub(super) type Reply = oneshot::Sender<Result<Answer, SubmitError>>;
+pub(super) type Reply = oneshot::Sender<Result<Arc<Answer>, SubmitError>>;
 
 /// One transaction on its way.
 pub(super) struct Submitted {
@@ -45,7 +45,7 @@ pub(super) enum Ending {
 
 /// What is made durable, and then told.
 pub(super) struct Made {
-    pub(super) answer: Answer,
+    pub(super) answer: Arc<Answer>,
     pub(super) row: OutcomeRow,
 }
 
@@ -73,7 +73,7 @@ impl Submitted {
 
     /// Its answer and its row, as of now. All had voted at `voted`; what an operator states of it
     /// is `forced`.
-    pub(super) fn made(&self, ending: Ending, voted: Instant, forced: Option<&Reason>) -> Made {
+    pub(super) fn made(&mut self, ending: Ending, voted: Instant, forced: Option<&Reason>) -> Made {
         let voted = voted.saturating_duration_since(self.started);
         let mut reasons = self.draft.plan.reasons.clone();
         let (outcome, failure) = match ending {
@@ -84,7 +84,8 @@ impl Submitted {
                 (Outcome::Aborted, Some(class))
             }
         };
-        let row = self.draft.row(outcome, failure, &reasons, &self.legs, voted);
+        let insights = self.draft.insights();
+        let row = self.draft.last_row(outcome, failure, &reasons, &self.legs, voted);
         reasons.extend(forced.cloned());
         let started = outcome != Outcome::Rejected;
         let answer = Answer {
@@ -93,10 +94,10 @@ impl Submitted {
             reasons,
             protocol: started.then_some(self.draft.plan.protocol),
             participants: self.draft.transaction.payment.participants.clone(),
-            insights: self.draft.insights(),
+            insights,
             timings_ms: timings(self.predicted, voted, voted, voted),
         };
-        Made { answer, row }
+        Made { answer: Arc::new(answer), row }
     }
 
     /// What is stored of an answer that was made at `at`.
@@ -109,7 +110,8 @@ impl Submitted {
     pub(super) fn tell(&mut self, made: &mut Made, voted: Instant, inner: &Inner) {
         let (total, voted) = (self.started.elapsed(), voted.duration_since(self.started));
         if made.answer.outcome != Outcome::Rejected {
-            made.answer.timings_ms = timings(self.predicted, voted, total, total);
+            Arc::make_mut(&mut made.answer).timings_ms =
+                timings(self.predicted, voted, total, total);
         }
         inner.learn(&self.draft, &made.row);
         inner.counters.count(made.answer.outcome, &made.answer.reasons);
@@ -120,7 +122,7 @@ impl Submitted {
     }
 
     /// Tells the client, once. It may have gone; the answer is durable for when it asks again.
-    pub(super) fn reply(&mut self, result: Result<Answer, SubmitError>) {
+    pub(super) fn reply(&mut self, result: Result<Arc<Answer>, SubmitError>) {
         if let Some(reply) = self.reply.take() {
             let _ = reply.send(result);
         }
@@ -128,7 +130,7 @@ impl Submitted {
 
     /// Its client hears that nobody knows. The key stays in flight: until restart nobody may run
     /// it again.
-    pub(super) fn reply_in_doubt(&mut self, inner: &Inner) {
+    pub(super) fn reply_in_doubt(&mut self, made: Option<&Made>, inner: &Inner) {
         let detail = "the decision log failed; restart settles it";
         let now = self.started.elapsed();
         let answer = Answer {
@@ -137,11 +139,14 @@ impl Submitted {
             reasons: vec![Reason::new(ReasonCode::DecisionUnknown, detail)],
             protocol: Some(self.draft.plan.protocol),
             participants: self.draft.transaction.payment.participants.clone(),
-            insights: self.draft.insights(),
+            insights: match made {
+                Some(made) => made.answer.insights.clone(),
+                None => self.draft.insights(),
+            },
             timings_ms: timings(self.predicted, now, now, now),
         };
         inner.counters.count(answer.outcome, &answer.reasons);
-        self.reply(Ok(answer));
+        self.reply(Ok(Arc::new(answer)));
     }
 }
 
@@ -152,7 +157,7 @@ impl Inner {
             return;
         }
         let now = Instant::now();
-        let end = |(submitted, ending): (Submitted, Ending)| {
+        let end = |(mut submitted, ending): (Submitted, Ending)| {
             let made = submitted.made(ending, now, None);
             (submitted, made)
         };

@@ -8,18 +8,19 @@
 //! Folders of format 1 hold answers one by one, as JSON under the id as text. They are read until
 //! they are pruned.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
 
 use super::packed::{Damaged, Packer, Sheaf, Unpacker, put_id, put_varint};
-use super::rows::{pack_reasons, unpack_id, unpack_name, unpack_probability, unpack_reasons};
+use super::rows::{
+    pack_reasons, text_of, unpack_id, unpack_name, unpack_probability, unpack_reasons,
+};
 use super::{
     ANSWER_BATCHES, ANSWER_IDS, ANSWERS, AnswerRecord, DecisionLog, Error, Given, PRUNE_COUNT_MAX,
 };
 use crate::store::{Batch, Store};
-use crate::txn::{Answer, Insights, Outcome, Protocol, Timestamp, Timings, TxnId};
+use crate::txn::{Answer, ByName, Insights, Outcome, Protocol, Timestamp, Timings, TxnId};
 
 /// Version of what an id leads to.
 const POINTER_VERSION: u8 = 1;
@@ -277,13 +278,13 @@ fn pack<'a>(to: &mut Packer<'a>, given: &Given<'a>) {
         if !confident {
             to.real(insights.confidence);
         }
-        to.whole(insights.latency_ms.len() as u64);
-        for (name, ms) in &insights.latency_ms {
+        to.whole(insights.latency_ms.iter().len() as u64);
+        for (name, ms) in insights.latency_ms.iter() {
             to.shared(name);
             to.real(*ms);
         }
-        to.whole(insights.models.len() as u64);
-        for (target, model) in &insights.models {
+        to.whole(insights.models.iter().len() as u64);
+        for (target, model) in insights.models.iter() {
             to.shared(target);
             to.shared(model);
         }
@@ -322,13 +323,13 @@ fn unpack_insights(from: &mut Unpacker<'_>, own_confidence: bool) -> Result<Insi
         fraud_probability: unpack_probability(from)?,
         timeout_ms: from.real()?,
         confidence: 0.0,
-        latency_ms: BTreeMap::new(),
-        models: BTreeMap::new(),
+        latency_ms: ByName::none(),
+        models: ByName::none(),
     };
     insights.confidence = if own_confidence { from.real()? } else { confidence(&insights) };
-    let latency = from.list(|from| Ok((from.shared()?.to_owned(), from.real()?)))?;
+    let latency = from.list(|from| Ok((text_of(from.shared()?), from.real()?)))?;
     insights.latency_ms = latency.into_iter().collect();
-    let models = from.list(|from| Ok((from.shared()?.to_owned(), from.shared()?.to_owned())))?;
+    let models = from.list(|from| Ok((text_of(from.shared()?), text_of(from.shared()?))))?;
     insights.models = models.into_iter().collect();
     Ok(insights)
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::ResolutionRecord;
 use crate::txn::{
     Answer, Decision, Epoch, LegRow, LegVote, Outcome, ParticipantName, PhysicalId, Plan,
-    Prediction, Timestamp, TxnId,
+    Prediction, Text, Timestamp, TxnId,
 };
 
 /// A branch as recorded: bound to the server's identity, not only to its configured name.
@@ -97,19 +97,19 @@ pub struct OutcomeRow {
     /// When it was submitted, on the coordinator's clock or as allowed by the client.
     pub timestamp: Timestamp,
     /// Kind, customer, counterparty, amount and the rest, as submitted.
-    pub kind: String,
+    pub kind: Text,
     /// Customer id.
-    pub customer_id: String,
+    pub customer_id: Text,
     /// Customer segment.
-    pub customer_type: String,
+    pub customer_type: Text,
     /// When the customer's account was opened.
     pub customer_since: Option<Timestamp>,
     /// Counterparty id.
-    pub counterparty_id: Option<String>,
+    pub counterparty_id: Option<Text>,
     /// Amount in minor units.
     pub amount_minor: i64,
     /// Currency code.
-    pub currency: String,
+    pub currency: Text,
     /// Crosses a border.
     pub cross_border: bool,
     /// All participants must agree at once.
@@ -125,9 +125,9 @@ pub struct OutcomeRow {
     /// What happened.
     pub outcome: Outcome,
     /// `business` or `technical`, for an aborted one.
-    pub failure_class: Option<String>,
+    pub failure_class: Option<Text>,
     /// Reason codes.
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Text>,
     /// From submission to outcome, in microseconds.
     pub total_us: u64,
     /// Transaction features as served, in schema order; a missing one is NaN, stored as null.

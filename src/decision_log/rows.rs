@@ -12,7 +12,7 @@ use super::packed::{Damaged, Packer, Sheaf, Unpacker};
 use super::{OutcomeLeg, OutcomeRow};
 use crate::txn::{
     Admission, BranchPlan, LatencyPrediction, LegVote, Mode, Outcome, ParticipantName, Plan,
-    Prediction, Probability, Protocol, Reason, ReasonCode, ServedBy, Timestamp, TxnId,
+    Prediction, Probability, Protocol, Reason, ReasonCode, ServedBy, Text, Timestamp, TxnId,
 };
 
 /// Rows of one value at most.
@@ -117,15 +117,15 @@ fn unpack(from: &mut Unpacker<'_>) -> Result<OutcomeRow, Damaged> {
     let mut row = OutcomeRow {
         txn_id,
         timestamp,
-        kind: from.shared()?.to_owned(),
-        customer_id: from.text()?.to_owned(),
-        customer_type: from.shared()?.to_owned(),
+        kind: text_of(from.shared()?),
+        customer_id: text_of(from.text()?),
+        customer_type: text_of(from.shared()?),
         customer_since: has(SINCE)
             .then(|| from.signed().map(Timestamp::from_micros))
             .transpose()?,
-        counterparty_id: has(COUNTERPARTY).then(|| from.text().map(str::to_owned)).transpose()?,
+        counterparty_id: has(COUNTERPARTY).then(|| from.text().map(text_of)).transpose()?,
         amount_minor: from.signed()?,
-        currency: from.shared()?.to_owned(),
+        currency: text_of(from.shared()?),
         cross_border: has(CROSS_BORDER),
         requires_consistency: has(CONSISTENT),
         lat: has(LAT).then(|| from.real()).transpose()?,
@@ -133,8 +133,8 @@ fn unpack(from: &mut Unpacker<'_>) -> Result<OutcomeRow, Damaged> {
         attempt: from.whole32()?,
         system_load_ratio: has(LOAD).then(|| from.real()).transpose()?,
         outcome: from.one_of(Outcome::ALL)?,
-        failure_class: has(FAILURE).then(|| from.shared().map(str::to_owned)).transpose()?,
-        reasons: from.list(|from| from.shared().map(str::to_owned))?,
+        failure_class: has(FAILURE).then(|| from.shared().map(text_of)).transpose()?,
+        reasons: from.list(|from| from.shared().map(text_of))?,
         total_us: from.whole()?,
         features: unpack_features(from)?,
         prediction: has(PREDICTION).then(|| unpack_prediction(from)).transpose()?,
@@ -145,6 +145,10 @@ fn unpack(from: &mut Unpacker<'_>) -> Result<OutcomeRow, Damaged> {
         row.legs.push(unpack_leg(from, planned_ms(&row.plan, at))?);
     }
     Ok(row)
+}
+
+pub(super) fn text_of(text: &str) -> Text {
+    text.to_owned().into()
 }
 
 pub(super) fn unpack_id(from: &mut Unpacker<'_>) -> Result<TxnId, Damaged> {
@@ -222,7 +226,7 @@ fn unpack_prediction(from: &mut Unpacker<'_>) -> Result<Prediction, Damaged> {
                 served_by: from.one_of(ServedBy::ALL)?,
             })
         })?,
-        model_version: from.shared()?.to_owned(),
+        model_version: text_of(from.shared()?),
     })
 }
 

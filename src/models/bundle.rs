@@ -31,6 +31,7 @@ use super::ridge::Ridge;
 use super::rules::{Rules, RulesError, RulesFile, position};
 use super::{PredictError, Predictor, Target};
 use crate::features::{Calendar, LEG_WIDTH, TXN_WIDTH, leg_features, txn_features};
+use crate::txn::Text;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.toml";
@@ -197,7 +198,7 @@ pub struct BoundModel {
 /// A loaded bundle.
 pub struct Bundle {
     manifest: Manifest,
-    id: String,
+    id: Text,
     rules: Rules,
     models: BTreeMap<Target, BoundModel>,
 }
@@ -273,12 +274,12 @@ impl Bundle {
         rules: Rules,
         models: BTreeMap<Target, BoundModel>,
     ) -> Self {
-        let id = format!("{}/{}", manifest.name, manifest.version);
+        let id = format!("{}/{}", manifest.name, manifest.version).into();
         Self { manifest, id, rules, models }
     }
 
     /// `name/version`.
-    pub fn id(&self) -> &str {
+    pub fn id(&self) -> &Text {
         &self.id
     }
 

@@ -142,7 +142,7 @@ impl Serving {
 
     /// `name/version` of the bundle in service, or `rules`.
     pub fn version(&self) -> String {
-        self.bundle.load().as_ref().map_or(RULES_VERSION, |bundle| bundle.id()).to_owned()
+        self.bundle.load().as_ref().map_or(RULES_VERSION, |bundle| bundle.id().as_str()).to_owned()
     }
 
     /// How often rules served.
@@ -174,7 +174,7 @@ impl Serving {
             fraud,
             fraud_by,
             latency: self.latency(bundle, rules, features, participants),
-            model_version: bundle.map_or(RULES_VERSION, Bundle::id).to_owned(),
+            model_version: bundle.map_or(RULES_VERSION.into(), |bundle| bundle.id().clone()),
         }
     }
 

@@ -12,8 +12,8 @@
 //! It decides nothing about transactions: who is dropped, and who is tried again, the coordinator
 //! says.
 
-use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,31 @@ use crate::txn::{Declined, Gid, Operation, Vote};
 /// pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(u64);
+
+/// What is known of keys.
+pub type KeyMap<T> = HashMap<Key, T, BuildHasherDefault<Hashed>>;
+/// Some keys.
+pub type KeySet = HashSet<Key, BuildHasherDefault<Hashed>>;
+
+/// Leaves a key as it is: it is a hash.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
 
 impl Key {
     /// The key of a declared name, such as `account/a1`.

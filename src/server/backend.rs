@@ -21,7 +21,7 @@ use crate::txn::{ParticipantName, TxnId};
 /// Takes transactions and answers for them.
 pub trait Backend: Send + Sync + 'static {
     /// Runs a transaction. Dropping the future stops the waiting, not the transaction.
-    fn submit(&self, submission: Submission) -> BoxFuture<'_, Result<Answer, SubmitError>>;
+    fn submit(&self, submission: Submission) -> BoxFuture<'_, Result<Arc<Answer>, SubmitError>>;
 
     /// What would be predicted and planned, without doing it.
     fn predict(&self, submission: &Submission) -> Result<Predicted, SubmitError>;

@@ -1,5 +1,6 @@
 //! The coordinator behind the HTTP interface.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::coordinator::{
@@ -14,7 +15,7 @@ use crate::txn::{ParticipantName, TxnId};
 use super::backend::{Backend, NotReady, Reading};
 
 impl Backend for Coordinator {
-    fn submit(&self, submission: Submission) -> BoxFuture<'_, Result<Answer, SubmitError>> {
+    fn submit(&self, submission: Submission) -> BoxFuture<'_, Result<Arc<Answer>, SubmitError>> {
         Box::pin(Coordinator::submit(self, submission))
     }
 

@@ -1,10 +1,8 @@
 //! What a client hears of its transaction, now and when it asks again.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, ParticipantName, Probability, Protocol, Reason, TxnId};
+use super::{ByName, Outcome, ParticipantName, Probability, Protocol, Reason, Text, TxnId};
 
 /// The answer to a submission, durable before it is given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,9 +35,9 @@ pub struct Insights {
     /// How sure the success model is: the distance of its probability from a coin toss, 0 to 1.
     pub confidence: f64,
     /// Each participant's predicted median prepare, in milliseconds.
-    pub latency_ms: BTreeMap<String, f64>,
+    pub latency_ms: ByName<f64>,
     /// Which model served each target.
-    pub models: BTreeMap<String, String>,
+    pub models: ByName<Text>,
 }
 
 /// Milliseconds a transaction spent where.

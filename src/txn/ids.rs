@@ -81,6 +81,12 @@ macro_rules! text_id {
             }
         }
 
+        impl From<&$name> for super::Text {
+            fn from(id: &$name) -> Self {
+                id.0.clone().into()
+            }
+        }
+
         impl From<$name> for String {
             fn from(id: $name) -> Self {
                 id.0.as_ref().to_owned()

@@ -10,6 +10,7 @@ mod money;
 mod outcome;
 mod payment;
 mod plan;
+mod text;
 mod time;
 
 #[cfg(test)]
@@ -32,4 +33,5 @@ pub use plan::{
     Admission, BranchPlan, LatencyPrediction, Mode, Plan, Prediction, Probability, Protocol,
     ServedBy,
 };
+pub use text::{ByName, Text};
 pub use time::{Timestamp, TimestampError};

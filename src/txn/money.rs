@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::ValueError;
+use super::{Text, ValueError};
 
 /// A three-letter ISO 4217 currency code.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,6 +36,12 @@ impl TryFrom<String> for Currency {
     type Error = ValueError;
     fn try_from(text: String) -> Result<Self, ValueError> {
         text.parse()
+    }
+}
+
+impl From<Currency> for Text {
+    fn from(currency: Currency) -> Self {
+        if currency == Currency::INR { "INR".into() } else { currency.to_string().into() }
     }
 }
 

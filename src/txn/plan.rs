@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Text;
 use super::payment::text_enum;
 use super::{ParticipantName, Reason};
 
@@ -101,7 +102,7 @@ pub struct Prediction {
     /// One entry a participant, in branch order.
     pub latency: Vec<LatencyPrediction>,
     /// `name/version` of the bundle that served, or `rules`.
-    pub model_version: String,
+    pub model_version: Text,
 }
 
 /// Whether a transaction is started.

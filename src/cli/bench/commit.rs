@@ -258,7 +258,7 @@ pub(super) async fn coordinate(
     } else {
         let registry = Registry::open(&args.models);
         let bundle = registry.load_champion(&args.name, features.calendar())?;
-        let id = bundle.id().to_owned();
+        let id = bundle.id().to_string();
         serving.load(bundle);
         format!("{id}, mode observe")
     };

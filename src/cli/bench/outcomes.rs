@@ -9,8 +9,8 @@ use presume::decision_log::{
 use presume::features::TXN_WIDTH;
 use presume::txn::{
     Admission, BranchPlan, Decision, Epoch, LatencyPrediction, LegVote, Mode, Outcome,
-    ParticipantName, PhysicalId, Plan, Prediction, Probability, Protocol, ServedBy, Timestamp,
-    TxnId,
+    ParticipantName, PhysicalId, Plan, Prediction, Probability, Protocol, ServedBy, Text,
+    Timestamp, TxnId,
 };
 use uuid::Uuid;
 
@@ -109,7 +109,7 @@ fn template(n: u64) -> anyhow::Result<(Answer, OutcomeRow)> {
         fraud,
         fraud_by: ServedBy::Model,
         latency: names.iter().enumerate().map(latency).collect(),
-        model_version: MODEL.to_owned(),
+        model_version: MODEL.into(),
     };
     let timeout = |i: usize| Duration::from_nanos((median(i) * 2e7) as u64);
     let plan = Plan {
@@ -149,11 +149,12 @@ fn template(n: u64) -> anyhow::Result<(Answer, OutcomeRow)> {
             timeout_ms: timeout(0).max(timeout(1)).as_secs_f64() * 1e3,
             confidence: (2.0 * success.get() - 1.0).abs(),
             latency_ms: (names.iter().enumerate())
-                .map(|(i, name)| (name.to_string(), median(i)))
+                .map(|(i, name)| (Text::from(name), median(i)))
                 .collect(),
             models: ["fraud", "latency", "success"]
-                .map(|target| (target.to_owned(), MODEL.to_owned()))
-                .into(),
+                .map(|target| (target.into(), MODEL.into()))
+                .into_iter()
+                .collect(),
         }),
         timings_ms: Timings {
             predict: 0.05 * share(n),
@@ -165,13 +166,13 @@ fn template(n: u64) -> anyhow::Result<(Answer, OutcomeRow)> {
     let row = OutcomeRow {
         txn_id: id,
         timestamp: Timestamp::from_micros(SUBMITTED),
-        kind: "UPI".to_owned(),
-        customer_id: format!("customer-{}", noise(n) % 100_000),
-        customer_type: "RETAIL".to_owned(),
+        kind: "UPI".into(),
+        customer_id: format!("customer-{}", noise(n) % 100_000).into(),
+        customer_type: "RETAIL".into(),
         customer_since: Some(Timestamp::from_micros(SUBMITTED / 2)),
-        counterparty_id: Some(format!("merchant-{}", noise(n) % 5_000)),
+        counterparty_id: Some(format!("merchant-{}", noise(n) % 5_000).into()),
         amount_minor: (noise(n) % 1_000_000) as i64,
-        currency: "INR".to_owned(),
+        currency: "INR".into(),
         cross_border: false,
         requires_consistency: true,
         lat: Some(19.0 + share(n)),

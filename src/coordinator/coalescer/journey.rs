@@ -10,7 +10,6 @@
 //!   tried again with a statement an operation, which shows whose it was; that one goes alone.
 //! - Where a participant failed, or an answer was lost, it is tried once more, then all end so.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -24,7 +23,7 @@ use super::Departure;
 use super::queue::{Ticket, Waiting};
 use crate::mutation::{Mutation, on};
 use crate::participants::Participant;
-use crate::participants::batch::{Key, Member, Style, Then, Worked};
+use crate::participants::batch::{KeyMap, KeySet, Member, Style, Then, Worked};
 use crate::policy::coalescing::Shape;
 use crate::protocol::Backoff;
 use crate::protocol::two_phase::AbortCause;
@@ -349,9 +348,9 @@ fn is_failure(why: &Declined) -> bool {
 }
 
 /// Keys that more than one of them touches.
-fn shared_keys<'a>(members: impl Iterator<Item = &'a Submitted>) -> HashSet<Key> {
-    let mut owner: HashMap<Key, Ticket> = HashMap::new();
-    let mut shared = HashSet::new();
+fn shared_keys<'a>(members: impl Iterator<Item = &'a Submitted>) -> KeySet {
+    let mut owner: KeyMap<Ticket> = KeyMap::default();
+    let mut shared = KeySet::default();
     for member in members {
         let waiting = member.waiting.as_ref().expect("it travels");
         for key in waiting.keys.iter() {

@@ -52,7 +52,8 @@ pub(super) struct Coalescer {
 struct State {
     rule: Coalescing,
     queue: Queue,
-    waiting: BTreeMap<Ticket, Submitted>,
+    /// Boxed: a tree moves its values about.
+    waiting: BTreeMap<Ticket, Box<Submitted>>,
     roads: Vec<Road>,
     known: HashMap<Vec<(ParticipantName, Arc<str>)>, usize>,
     journeys: HashMap<Journey, Underway>,
@@ -177,7 +178,7 @@ impl State {
         (load.journeys, load.travelling) = (load.journeys + 1, load.travelling + gone.len());
         let of = |member: Waiting| {
             let submitted = self.waiting.remove(&member.ticket).expect("in both or in none");
-            Submitted { waiting: Some(member), ..submitted }
+            Submitted { waiting: Some(member), ..*submitted }
         };
         let members = gone.into_iter().map(of).collect();
         Some(Departure { journey, names: self.roads[road].names.clone(), members })
@@ -205,7 +206,7 @@ impl Inner {
         state.last_ticket += 1;
         let ticket = state.last_ticket;
         let first = state.waiting.is_empty();
-        state.waiting.insert(ticket, submitted);
+        state.waiting.insert(ticket, Box::new(submitted));
         state.queue.arrive(Waiting { ticket, set, keys, alone: false });
         let departure = state.depart(set);
         if first && !state.waiting.is_empty() {
@@ -248,7 +249,7 @@ impl Inner {
             let of = |mut submitted: Submitted| {
                 let mut member = submitted.waiting.take().expect("it has travelled");
                 member.alone = true;
-                state.waiting.insert(member.ticket, submitted);
+                state.waiting.insert(member.ticket, Box::new(submitted));
                 member
             };
             let back: Vec<_> = back.into_iter().map(of).collect();
@@ -271,7 +272,7 @@ impl Inner {
             .collect();
         let leave = |ticket| {
             state.queue.leave(ticket).expect("in both or in none");
-            state.waiting.remove(&ticket).expect("just found")
+            *state.waiting.remove(&ticket).expect("just found")
         };
         late.into_iter().map(leave).collect()
     }

@@ -9,10 +9,10 @@
 //!
 //! Members of one journey may share keys: participants carry them out in their order.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::participants::batch::Key;
+use crate::participants::batch::{Key, KeyMap, KeySet};
 use crate::policy::coalescing::Room;
 
 /// Names a member, from its arrival to its end: 1, 2, ….
@@ -42,7 +42,7 @@ struct Held {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
-    held: HashMap<Key, Held>,
+    held: KeyMap<Held>,
     /// How many wait of each set.
     counts: HashMap<usize, usize>,
 }
@@ -74,7 +74,7 @@ impl Queue {
     /// of the set may go.
     pub(super) fn depart(&mut self, set: usize, journey: Journey, room: Room) -> Vec<Waiting> {
         let mut taken: Vec<Waiting> = Vec::new();
-        let mut wanted: HashSet<Key> = HashSet::new();
+        let mut wanted = KeySet::default();
         let mut at = 0;
         while at < self.waiting.len() && taken.len() < room.members_max {
             let member = &self.waiting[at];

@@ -20,7 +20,10 @@ async fn world(data: &Path) -> Arc<World> {
 }
 
 /// Submits all at once, and answers in their order.
-async fn all_at_once(world: &Arc<World>, transfers: Vec<super::super::Submission>) -> Vec<Answer> {
+async fn all_at_once(
+    world: &Arc<World>,
+    transfers: Vec<super::super::Submission>,
+) -> Vec<Arc<Answer>> {
     let mut tasks = Vec::new();
     for transfer in transfers {
         let world = world.clone();
@@ -33,7 +36,7 @@ async fn all_at_once(world: &Arc<World>, transfers: Vec<super::super::Submission
     answers
 }
 
-fn outcomes(answers: &[Answer]) -> BTreeMap<Outcome, usize> {
+fn outcomes(answers: &[Arc<Answer>]) -> BTreeMap<Outcome, usize> {
     let mut counts = BTreeMap::new();
     for answer in answers {
         *counts.entry(answer.outcome).or_default() += 1;

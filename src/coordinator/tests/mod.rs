@@ -164,7 +164,7 @@ async fn a_transfer_commits_on_both_ledgers_and_its_key_answers_the_same() {
     assert_eq!(first.outcome, Outcome::Committed);
     assert_eq!((posted(&world, "a", "alice"), posted(&world, "b", "bob")), (700, 300));
     let again = world.coordinator.submit(transfer("t1", 300)).await.unwrap();
-    assert_eq!((again.outcome, again.id), (first.outcome, first.id));
+    assert_eq!((again.outcome, &again.id), (first.outcome, &first.id));
     assert_eq!(posted(&world, "b", "bob"), 300);
     let mut other = transfer("t1", 300);
     other.request_hash = "another".into();

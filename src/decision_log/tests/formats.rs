@@ -9,7 +9,7 @@ use super::super::packed::{Packer, Sheaf};
 use super::*;
 use crate::txn::{
     BranchPlan, Insights, LatencyPrediction, ParticipantName, Prediction, Probability, Reason,
-    ReasonCode, ServedBy,
+    ReasonCode, ServedBy, Text,
 };
 
 /// Any text: short and long, none, odd, nearly an id or a hash.
@@ -64,7 +64,7 @@ fn prediction() -> impl Strategy<Value = Prediction> {
         LatencyPrediction { participant, median_ms: median, upper_ms: upper, served_by: by }
     });
     let latency = proptest::collection::vec(latency, 0..3);
-    (probability(), by(), probability(), by(), latency, text()).prop_map(
+    (probability(), by(), probability(), by(), latency, shared()).prop_map(
         |(success, success_by, fraud, fraud_by, latency, model_version)| Prediction {
             success,
             success_by,
@@ -110,13 +110,18 @@ fn leg() -> impl Strategy<Value = OutcomeLeg> {
     )
 }
 
+fn shared() -> impl Strategy<Value = Text> {
+    text().prop_map(Text::from)
+}
+
 fn any_row() -> impl Strategy<Value = OutcomeRow> {
     let maybe = || proptest::option::of(real());
-    let payment = (text(), text(), text(), proptest::option::of(instant()));
-    let payment = (payment, proptest::option::of(text()), any::<i64>(), text(), any::<[bool; 3]>());
+    let payment = (shared(), shared(), shared(), proptest::option::of(instant()));
+    let payment =
+        (payment, proptest::option::of(shared()), any::<i64>(), shared(), any::<[bool; 3]>());
     let place = (maybe(), maybe(), any::<u32>(), maybe());
-    let end = (one_of(Outcome::ALL), proptest::option::of(text()), any::<u64>());
-    let codes = proptest::collection::vec(text(), 0..3);
+    let end = (one_of(Outcome::ALL), proptest::option::of(shared()), any::<u64>());
+    let codes = proptest::collection::vec(shared(), 0..3);
     let features = proptest::collection::vec(feature(), 0..50);
     let served = (features, proptest::option::of(prediction()), plan());
     let legs = proptest::collection::vec(leg(), 0..4);
@@ -159,8 +164,8 @@ fn any_row() -> impl Strategy<Value = OutcomeRow> {
 }
 
 fn any_answer() -> impl Strategy<Value = AnswerRecord> {
-    let latency = proptest::collection::btree_map(text(), real(), 0..3);
-    let models = proptest::collection::btree_map(text(), text(), 0..3);
+    let latency = proptest::collection::vec((shared(), real()), 0..3);
+    let models = proptest::collection::vec((shared(), shared()), 0..3);
     let insights = (probability(), probability(), real(), real(), any::<bool>(), latency, models);
     let insights =
         insights.prop_map(|(success, fraud, timeout, confidence, own, latency, models)| Insights {
@@ -168,8 +173,8 @@ fn any_answer() -> impl Strategy<Value = AnswerRecord> {
             fraud_probability: fraud,
             timeout_ms: timeout,
             confidence: if own { confidence } else { (2.0 * success.get() - 1.0).abs() },
-            latency_ms: latency,
-            models,
+            latency_ms: latency.into_iter().collect(),
+            models: models.into_iter().collect(),
         });
     let timings = (real(), real(), real(), real());
     let timings = timings.prop_map(|(predict, prepare, commit, total)| Timings {

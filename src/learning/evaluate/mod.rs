@@ -222,7 +222,7 @@ fn judge(
     warnings.extend(collected.warnings);
     Evaluation {
         targets,
-        model: champion.id().to_owned(),
+        model: champion.id().to_string(),
         window,
         counts: collected.counts,
         seed: options.seed,

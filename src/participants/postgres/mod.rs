@@ -179,7 +179,12 @@ impl Inner {
     fn validate(&self, operation: &Operation) -> Result<(), String> {
         // Types are the server's to know; before it was asked only the shape is checked.
         match self.claimed.load().as_ref() {
-            Some(claimed) => self.bind_one(claimed, operation).map(drop),
+            Some(claimed) => {
+                let statement = self.statement(operation)?;
+                let understood = sql::find(&claimed.operations, &operation.operation)?;
+                each_parameter(&understood.types, statement, operation, values::check)
+                    .try_for_each(|checked| checked)
+            }
             None => self.statement(operation).map(drop),
         }
     }
@@ -197,11 +202,21 @@ fn parameters(
     statement: &Statement,
     operation: &Operation,
 ) -> Result<Vec<values::Parameter>, String> {
-    let one = |(name, r#type): (&String, &Type)| {
+    each_parameter(types, statement, operation, values::Parameter::new).collect()
+}
+
+/// What `of` makes of each parameter, in the order of the statement.
+fn each_parameter<'a, T>(
+    types: &'a [Type],
+    statement: &'a Statement,
+    operation: &'a Operation,
+    of: impl Fn(&serde_json::Value, &Type) -> Result<T, String> + 'a,
+) -> impl Iterator<Item = Result<T, String>> + 'a {
+    let one = move |(name, r#type): (&String, &Type)| {
         let value = operation.params.get(name).unwrap_or(&serde_json::Value::Null);
-        values::Parameter::new(value, r#type).map_err(|why| format!("parameter {name:?} {why}"))
+        of(value, r#type).map_err(|why| format!("parameter {name:?} {why}"))
     };
-    statement.parameters.iter().zip(types).map(one).collect()
+    statement.parameters.iter().zip(types).map(one)
 }
 
 impl Inner {

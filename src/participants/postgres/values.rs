@@ -18,32 +18,51 @@ pub(super) struct Parameter(Option<String>);
 impl Parameter {
     /// `Err` says what is wrong with the value, without its name.
     pub(super) fn new(value: &Value, r#type: &Type) -> Result<Self, String> {
-        Ok(Self(text(value, r#type)?.map(Cow::into_owned)))
+        Ok(Self(match fit(value, r#type)? {
+            Fit::Null => None,
+            Fit::Bool(yes) => Some(yes.to_string()),
+            Fit::Whole(whole) => Some(whole.to_string()),
+            Fit::Text(text) => Some(text.into_owned()),
+        }))
     }
 }
 
-/// A value's text form; `None` is null. `Err` says what is wrong with it.
-fn text<'a>(value: &'a Value, r#type: &Type) -> Result<Option<Cow<'a, str>>, String> {
-    let text = match value {
-        Value::Null => return Ok(None),
-        Value::Bool(yes) if *r#type == Type::BOOL => yes.to_string(),
+/// A value as a type takes it.
+enum Fit<'a> {
+    Null,
+    Bool(bool),
+    Whole(i64),
+    Text(Cow<'a, str>),
+}
+
+/// A value as `type` takes it; `Err` says what is wrong with it.
+fn fit<'a>(value: &'a Value, r#type: &Type) -> Result<Fit<'a>, String> {
+    Ok(match value {
+        Value::Null => Fit::Null,
+        Value::Bool(yes) if *r#type == Type::BOOL => Fit::Bool(*yes),
         Value::Number(number) if is_integer(r#type) => {
             let whole = number.as_i64().filter(|whole| fits(*whole, r#type));
-            whole.ok_or_else(|| format!("is {number}, not within {}", r#type.name()))?.to_string()
+            Fit::Whole(whole.ok_or_else(|| format!("is {number}, not within {}", r#type.name()))?)
         }
-        Value::Number(number) if is_decimal(r#type) => number.to_string(),
+        Value::Number(number) if is_decimal(r#type) => Fit::Text(Cow::Owned(number.to_string())),
         Value::String(text) if !is_integer(r#type) && *r#type != Type::BOOL => {
             if text.contains('\0') {
                 return Err("holds a zero byte".to_owned());
             }
-            return Ok(Some(Cow::Borrowed(text)));
+            Fit::Text(Cow::Borrowed(text))
         }
-        Value::Array(_) | Value::Object(_) if is_json(r#type) => value.to_string(),
+        Value::Array(_) | Value::Object(_) if is_json(r#type) => {
+            Fit::Text(Cow::Owned(value.to_string()))
+        }
         other => {
             return Err(format!("is {other}, the database wants {}", r#type.name()));
         }
-    };
-    Ok(Some(Cow::Owned(text)))
+    })
+}
+
+/// Whether a value can be given; `Err` says what is wrong with it.
+pub(super) fn check(value: &Value, r#type: &Type) -> Result<(), String> {
+    fit(value, r#type).map(drop)
 }
 
 /// Values of one type, as the text form of an array.
@@ -58,21 +77,32 @@ impl List {
 
     /// Adds a value, checked against the type; `Err` says what is wrong with it.
     pub(super) fn push(&mut self, value: &Value, r#type: &Type) -> Result<(), String> {
-        let text = text(value, r#type)?;
+        let fit = fit(value, r#type)?;
         self.separate();
-        let Some(text) = text else {
-            self.0.push_str("NULL");
-            return Ok(());
-        };
-        self.0.push('"');
-        for c in text.chars() {
-            if matches!(c, '"' | '\\') {
-                self.0.push('\\');
+        match fit {
+            Fit::Null => self.0.push_str("NULL"),
+            Fit::Bool(yes) => self.0.push_str(if yes { "true" } else { "false" }),
+            Fit::Whole(whole) => {
+                let _ = write!(self.0, "{whole}");
             }
-            self.0.push(c);
+            Fit::Text(text) => self.quote(&text),
+        }
+        Ok(())
+    }
+
+    fn quote(&mut self, text: &str) {
+        self.0.push('"');
+        if text.contains(['"', '\\']) {
+            for c in text.chars() {
+                if matches!(c, '"' | '\\') {
+                    self.0.push('\\');
+                }
+                self.0.push(c);
+            }
+        } else {
+            self.0.push_str(text);
         }
         self.0.push('"');
-        Ok(())
     }
 
     /// Adds a whole number.

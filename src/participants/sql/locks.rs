@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::Statement;
-use crate::participants::batch::{Key, Member, Style};
+use crate::participants::batch::{Key, KeyMap, Member, Style};
 use crate::txn::Operation;
 
 /// The most names that an operation may lock.
@@ -57,7 +57,7 @@ fn parse_one(name: &str, parameters: &[String]) -> Result<LockName, String> {
 
 impl LockName {
     fn key(&self, operation: &Operation) -> Key {
-        let mut name = String::new();
+        let mut name = String::with_capacity(64);
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => name.push_str(text),
@@ -65,6 +65,10 @@ impl LockName {
                     // Texts that differ in anything else may be one to the database: the same UUID,
                     // or a collation's letters and spaces. Two that are not then share a key, which
                     // only costs time.
+                    Some(serde_json::Value::String(text)) if text.is_ascii() => {
+                        let spoken = text.bytes().filter(u8::is_ascii_alphanumeric);
+                        name.extend(spoken.map(|byte| char::from(byte.to_ascii_lowercase())));
+                    }
                     Some(serde_json::Value::String(text)) => {
                         let spoken = text.chars().filter(|c| c.is_alphanumeric());
                         name.extend(spoken.flat_map(char::to_lowercase));
@@ -117,7 +121,7 @@ pub(in crate::participants) fn groups<'a>(
 ) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     // By key, the group after which the next operation on it must come.
-    let mut after: HashMap<Key, usize> = HashMap::new();
+    let mut after: KeyMap<usize> = KeyMap::default();
     // The groups of one statement, in order.
     let mut open: HashMap<*const Statement, Vec<usize>> = HashMap::new();
     let mut touched = Vec::new();

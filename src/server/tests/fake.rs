@@ -102,7 +102,7 @@ impl Fake {
 }
 
 impl Backend for Fake {
-    fn submit(&self, submission: Submission) -> BoxFuture<'_, Result<Answer, SubmitError>> {
+    fn submit(&self, submission: Submission) -> BoxFuture<'_, Result<Arc<Answer>, SubmitError>> {
         Box::pin(async move {
             let transaction = submission.transaction;
             self.arrived.notify_one();
@@ -119,7 +119,7 @@ impl Backend for Fake {
                 timings_ms: Timings::default(),
             };
             self.answers.lock().unwrap().insert(transaction.id, answer.clone());
-            Ok(answer)
+            Ok(Arc::new(answer))
         })
     }
 

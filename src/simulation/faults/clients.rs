@@ -146,7 +146,7 @@ impl Clients {
         &self,
         id: &TxnId,
         body: &Body,
-        result: Result<crate::coordinator::Answer, SubmitError>,
+        result: Result<Arc<crate::coordinator::Answer>, SubmitError>,
     ) -> Heard {
         match result {
             Ok(answer) => {
@@ -244,7 +244,7 @@ fn submission(id: &TxnId, body: &Body, wait: Wait) -> Submission {
     Submission { transaction, request_hash: body.request_hash.clone(), event_time: None, wait }
 }
 
-fn shown(result: &Result<crate::coordinator::Answer, SubmitError>) -> String {
+fn shown(result: &Result<Arc<crate::coordinator::Answer>, SubmitError>) -> String {
     match result {
         Ok(answer) => {
             let reasons: Vec<_> = answer.reasons.iter().map(ToString::to_string).collect();
