@@ -26,6 +26,7 @@ mod rows;
 mod serve;
 mod settings;
 mod simulate;
+mod submit_lines;
 mod train;
 mod txn;
 mod unresolved;

@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 async fn serve(args: &Args, config: &Config) -> anyhow::Result<()> {
     let node = Node::open(config).await?;
-    let server = Server::bind(node.service(), config.server.options()).await?;
+    let server = Server::bind(node.service(), config.server_options()).await?;
     let stop = stop_signal()?;
     announce(args, config, server.address())?;
     server.run(stop).await;

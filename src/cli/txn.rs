@@ -1,7 +1,7 @@
 //! `presume txn`: submit a transaction to a server, and show one.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
@@ -10,6 +10,7 @@ use presume::txn::{CustomerType, Kind};
 use serde_json::{Map, Value, json};
 
 use super::client::{Server, client, send, url};
+use super::submit_lines::{self, Input, LinesArgs};
 use super::{Refused, print, print_json, rows, unresolved};
 
 /// Largest request that is sent; the server's own limit is lower by default.
@@ -38,11 +39,23 @@ pub enum Command {
   presume txn submit --customer c17 --amount 12500 --debit core:a1 --credit rail-a:b2
   presume txn submit --file transfer.json --id 7f3c --json
   presume txn submit --predict --file -
+  presume txn submit --file payments.jsonl --out results.jsonl
+  zcat payments.gz | presume txn submit --lines --file - --series 2026-05 > results.jsonl
 
 Money is in minor units (paise, cents). Exit code 3 if it was not committed, 4 if that is not
-known yet.")]
+known yet.
+
+A file whose name ends in .jsonl or .ndjson, or whose first line is an object by itself with more
+behind it, is a transaction a line. Its lines are submitted side by side, in no order, each for
+itself. A result is a line of JSON: the answer, or {\"line\", \"id\", \"status\", \"problem\"}. While the
+server is away it is asked again. Run the same again after anything that broke off: no id is ever
+carried out twice, and with --out, lines with an outcome there are not sent again; those with a
+problem are, and the problem is taken out. A line without an id gets one made from its own text, from
+how many lines of the same text stand above it, and from --series: the same line in another file is
+the same payment, unless --series differs. The exit code is that of the worst line; 4 also if lines
+are left.")]
 pub struct SubmitArgs {
-    /// The request as JSON; `-` reads standard input
+    /// The request as JSON, or a request a line; `-` reads standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "kind", "customer", "customer_type", "counterparty", "amount", "currency", "debit",
         "credit"])]
@@ -80,6 +93,8 @@ pub struct SubmitArgs {
     #[arg(long)]
     predict: bool,
     #[command(flatten)]
+    lines: LinesArgs,
+    #[command(flatten)]
     server: Server,
 }
 
@@ -108,7 +123,19 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
 
 async fn submit(args: &SubmitArgs) -> anyhow::Result<()> {
     let mut body = match &args.file {
-        Some(path) => read_request(path)?,
+        Some(path) => {
+            let mut input = Input::open(path)?;
+            if args.lines.wanted() || input.is_lines(path, REQUEST_BYTES_MAX)? {
+                let flags = [("id", args.id.is_some()), ("applied", args.applied)];
+                let flags = flags.into_iter().chain([("predict", args.predict)]);
+                if let Some((flag, _)) = flags.into_iter().find(|(_, given)| *given) {
+                    let shown = path.display();
+                    bail!("--{flag} is for one transaction, and {shown} holds one a line");
+                }
+                return submit_lines::run(&args.lines, &args.server, input, path).await;
+            }
+            read_request(input.into_reader(), &path.display().to_string())?
+        }
         None => request(args)?,
     };
     if args.applied {
@@ -132,15 +159,9 @@ async fn show(args: &ShowArgs) -> anyhow::Result<()> {
     conclude(&answer, args.server.json)
 }
 
-fn read_request(path: &Path) -> anyhow::Result<Map<String, Value>> {
-    let shown = path.display();
+fn read_request(reader: impl Read, shown: &str) -> anyhow::Result<Map<String, Value>> {
     let mut bytes = Vec::new();
-    let read = if path.as_os_str() == "-" {
-        std::io::stdin().take(REQUEST_BYTES_MAX + 1).read_to_end(&mut bytes)
-    } else {
-        let file = std::fs::File::open(path).with_context(|| format!("cannot open {shown}"))?;
-        file.take(REQUEST_BYTES_MAX + 1).read_to_end(&mut bytes)
-    };
+    let read = reader.take(REQUEST_BYTES_MAX + 1).read_to_end(&mut bytes);
     let count = read.with_context(|| format!("cannot read {shown}"))?;
     ensure!(count as u64 <= REQUEST_BYTES_MAX, "{shown} has more than {REQUEST_BYTES_MAX} bytes");
     serde_json::from_slice(&bytes).with_context(|| format!("{shown} is not a JSON object"))

@@ -32,6 +32,18 @@ pub const KEYS: &[Key] = &[
     key("server", "requests_max", "Most requests being answered at a time; more hear 429."),
     key("server", "body_bytes_max", "Largest request body, 1024 to 16777216."),
     key("server", "operations_count_max", "Most operations in a transaction, up to 1024."),
+    key(
+        "server",
+        "batches_max",
+        "Most batches being answered at a time, up to 1024; more hear 429.",
+    ),
+    key("server", "batch_members_max", "Most members of a batch as an array; lines have no limit."),
+    key("server", "batch_body_bytes_max", "Largest batch as an array, 1024 to 268435456."),
+    key(
+        "server",
+        "batch_in_flight_max",
+        "Members of all batches submitted at a time; at most half of coordinator.in_flight_max.",
+    ),
     key("server", "header_timeout_ms", "Longest wait for a request's head, also when idle."),
     key("server", "body_timeout_ms", "Longest wait for a request's body; then 408."),
     key("server", "request_timeout_ms", "Longest wait for an answer; then 202 and a place to ask."),

@@ -62,6 +62,10 @@ pub struct Server {
     pub requests_max: usize,
     pub body_bytes_max: usize,
     pub operations_count_max: usize,
+    pub batches_max: usize,
+    pub batch_members_max: usize,
+    pub batch_body_bytes_max: usize,
+    pub batch_in_flight_max: usize,
     pub header_timeout_ms: u64,
     pub body_timeout_ms: u64,
     pub request_timeout_ms: u64,
@@ -80,6 +84,10 @@ impl Default for Server {
             requests_max: options.requests_max,
             body_bytes_max: options.body_bytes_max,
             operations_count_max: options.operations_count_max,
+            batches_max: options.batches_max,
+            batch_members_max: options.batch_members_max,
+            batch_body_bytes_max: options.batch_body_bytes_max,
+            batch_in_flight_max: options.batch_in_flight_max,
             header_timeout_ms: millis(options.header_timeout),
             body_timeout_ms: millis(options.body_timeout),
             request_timeout_ms: millis(options.request_timeout),
@@ -99,6 +107,10 @@ impl Server {
             requests_max: self.requests_max,
             body_bytes_max: self.body_bytes_max,
             operations_count_max: self.operations_count_max,
+            batches_max: self.batches_max,
+            batch_members_max: self.batch_members_max,
+            batch_body_bytes_max: self.batch_body_bytes_max,
+            batch_in_flight_max: self.batch_in_flight_max,
             header_timeout: Duration::from_millis(self.header_timeout_ms),
             body_timeout: Duration::from_millis(self.body_timeout_ms),
             request_timeout: Duration::from_millis(self.request_timeout_ms),
@@ -165,6 +177,15 @@ impl Default for OutcomeLog {
 pub const PARTICIPANTS_DEFAULT: [&str; 3] = ["core", "rail-a", "rail-b"];
 
 impl Config {
+    /// The server's own form. Batches take at most half of what the coordinator lets in, so that
+    /// single requests find room beside them.
+    pub fn server_options(&self) -> server::Options {
+        let options = self.server.options();
+        let half = (self.coordinator.in_flight_max / 2).max(1);
+        let batch_in_flight_max = options.batch_in_flight_max.min(half);
+        server::Options { batch_in_flight_max, ..options }
+    }
+
     /// Where the decision log stands.
     pub fn decision_log_dir(&self) -> PathBuf {
         self.data.dir.join("decision-log")

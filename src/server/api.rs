@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::coordinator::{Answer, Submission, SubmitError};
@@ -21,6 +21,7 @@ use crate::participants::ledger::Ledger;
 use crate::txn::{Outcome, ParticipantName, TxnId};
 
 use super::backend::{NotReady, Service};
+use super::batch;
 use super::metrics::Metrics;
 use super::operator;
 use super::options::Options;
@@ -33,17 +34,40 @@ pub(super) struct App {
     pub(super) options: Options,
     pub(super) metrics: Metrics,
     pub(super) draining: AtomicBool,
-    requests: Arc<Semaphore>,
+    pub(super) requests: Arc<Semaphore>,
+    pub(super) batches: Arc<Semaphore>,
+    /// Places for members of all batches together.
+    pub(super) members: Arc<Semaphore>,
+    /// Whose turn it is among those members that the coordinator had no room for.
+    pub(super) turn: Mutex<()>,
 }
 
 impl App {
     pub(super) fn new(service: Service, options: Options) -> Self {
         let requests = Arc::new(Semaphore::new(options.requests_max));
-        let draining = AtomicBool::new(false);
-        Self { service, options, metrics: Metrics::new(), draining, requests }
+        let batches = Arc::new(Semaphore::new(options.batches_max));
+        let members = Arc::new(Semaphore::new(options.batch_in_flight_max));
+        Self {
+            service,
+            options,
+            metrics: Metrics::new(),
+            draining: AtomicBool::new(false),
+            requests,
+            batches,
+            members,
+            turn: Mutex::new(()),
+        }
     }
 
-    fn not_ready(&self) -> Option<NotReady> {
+    /// Counts an answer, unless it took longer than this call: then an earlier one made it, and it
+    /// was counted then.
+    pub(super) fn count_answered(&self, started: Instant, answer: &Answer) {
+        if started.elapsed().as_secs_f64() * 1e3 >= answer.timings_ms.total {
+            self.metrics.answered(&answer.timings_ms);
+        }
+    }
+
+    pub(super) fn not_ready(&self) -> Option<NotReady> {
         if self.draining.load(Ordering::Relaxed) {
             return Some(NotReady::Draining);
         }
@@ -62,6 +86,7 @@ impl App {
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/transactions", post(submit).get(operator::list))
+        .route("/v1/transactions:batch", post(batch::submit))
         .route("/v1/transactions:predict", post(predict))
         .route("/v1/transactions:retry-now", post(operator::retry_many))
         .route("/v1/transactions/{id}", get(show).post(operator::verb))
@@ -96,10 +121,7 @@ async fn submit(State(app): Shared, request: Request) -> Result<Response, Proble
         return Ok(in_flight(&id));
     };
     let answer = answer?;
-    // An answer that took longer than this call was made by an earlier one, and counted then.
-    if started.elapsed().as_secs_f64() * 1e3 >= answer.timings_ms.total {
-        app.metrics.answered(&answer.timings_ms);
-    }
+    app.count_answered(started, &answer);
     Ok(answered(&answer))
 }
 
@@ -245,7 +267,7 @@ fn retry_after() -> (header::HeaderName, HeaderValue) {
     (header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
-fn overloaded(app: &App) -> Problem {
+pub(super) fn overloaded(app: &App) -> Problem {
     let limit = app.options.requests_max;
     Problem::new(Kind::Overloaded, format!("{limit} requests are being answered, the limit"))
 }
@@ -254,27 +276,51 @@ async fn read(app: &App, request: Request) -> Result<Submission, Problem> {
     let (head, body) = request.into_parts();
     check_content_type(&head.headers)?;
     let key = idempotency_key(&head.headers)?;
-    let body = read_body(app, &head.headers, body).await?;
+    let body = read_body(app, &head.headers, body, app.options.body_bytes_max).await?;
     Ok(request::parse(&body, key, app.options.rules())?)
 }
 
-/// Only `application/json` in UTF-8, not compressed: a web page elsewhere cannot send that without
-/// asking first, and no small body grows large.
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ContentType {
+    Json,
+    /// JSON, a value a line.
+    Lines,
+}
+
+/// Only `application/json`: see [`content_type`].
 pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    match content_type(headers)? {
+        ContentType::Json => Ok(()),
+        ContentType::Lines => {
+            let detail = "lines are taken at /v1/transactions:batch only; send application/json";
+            Err(Problem::new(Kind::UnsupportedMediaType, detail))
+        }
+    }
+}
+
+/// Only JSON, or lines of it, in UTF-8, not compressed: a web page elsewhere cannot send that
+/// without asking first, and no small body grows large.
+pub(super) fn content_type(headers: &HeaderMap) -> Result<ContentType, Problem> {
     let refuse = |detail: String| Err(Problem::new(Kind::UnsupportedMediaType, detail));
     let given = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let given = String::from_utf8_lossy(given);
     let (kind, parameters) = given.split_once(';').unwrap_or((&given, ""));
     let charset = parameters.trim().to_ascii_lowercase();
     let utf8 = ["", "charset=utf-8", "charset=\"utf-8\""].contains(&charset.as_str());
-    if !kind.trim().eq_ignore_ascii_case("application/json") || !utf8 {
-        return refuse(format!("content type {given:?} is not application/json"));
+    let known = match kind.trim().to_ascii_lowercase().as_str() {
+        "application/json" => ContentType::Json,
+        "application/x-ndjson" | "application/jsonl" => ContentType::Lines,
+        _ => return refuse(format!("content type {given:?} is not application/json")),
+    };
+    if !utf8 {
+        return refuse(format!("content type {given:?} is not in UTF-8"));
     }
     match headers.get(header::CONTENT_ENCODING) {
         Some(encoding) if encoding != "identity" => {
             refuse(format!("content encoding {encoding:?} is not taken"))
         }
-        _ => Ok(()),
+        _ => Ok(known),
     }
 }
 
@@ -297,8 +343,8 @@ pub(super) async fn read_body(
     app: &App,
     headers: &HeaderMap,
     body: Body,
+    limit: usize,
 ) -> Result<Bytes, Problem> {
-    let limit = app.options.body_bytes_max;
     let too_large = || Problem::new(Kind::TooLarge, format!("the limit is {limit} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     if announced.and_then(|text| text.parse::<u64>().ok()).is_some_and(|n| n > limit as u64) {

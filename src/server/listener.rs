@@ -12,11 +12,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{interval, sleep, timeout};
 
 use super::api::{App, router};
@@ -137,6 +139,17 @@ impl Server {
     }
 }
 
+/// Closes the connection that a request came by, whatever is still to be written there: what waits
+/// for a client to read cannot be ended from within its answer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cutter(Arc<Notify>);
+
+impl Cutter {
+    pub(super) fn cut(&self) {
+        self.0.notify_one();
+    }
+}
+
 struct Connection {
     stream: TcpStream,
     permit: OwnedSemaphorePermit,
@@ -149,15 +162,25 @@ impl Connection {
         if self.stream.set_nodelay(true).is_err() {
             return;
         }
+        let (cutter, router) = (Cutter::default(), TowerToHyperService::new(router));
+        let cut = cutter.clone();
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(cutter.clone());
+            router.call(request)
+        });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(app.options.header_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_COUNT_MAX)
-            .serve_connection(TokioIo::new(self.stream), TowerToHyperService::new(router));
+            .serve_connection(TokioIo::new(self.stream), service);
         let mut served = pin!(served);
         let ended = tokio::select! {
             ended = served.as_mut() => ended,
+            () = cut.0.notified() => {
+                tracing::debug!("cut off a client that takes no answers");
+                Ok(())
+            }
             _ = self.closing.changed() => {
                 served.as_mut().graceful_shutdown();
                 served.await

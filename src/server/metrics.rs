@@ -34,6 +34,7 @@ pub struct Metrics {
     connections: Gauge,
     connections_refused: Counter,
     timeouts: Counter,
+    batch_waits: Counter,
     model: Shown,
     mode: Shown,
 }
@@ -57,6 +58,8 @@ impl Metrics {
                 .register_counter(&key("presume_connections_refused_total", []), &METADATA),
             timeouts: recorder
                 .register_counter(&key("presume_http_answered_later_total", []), &METADATA),
+            batch_waits: recorder
+                .register_counter(&key("presume_http_batch_waits_total", []), &METADATA),
             model: Shown::default(),
             mode: Shown::default(),
             recorder,
@@ -91,6 +94,17 @@ impl Metrics {
     /// Counts a request that was answered 202 because its transaction takes longer.
     pub fn answered_later(&self) {
         self.timeouts.increment(1);
+    }
+
+    /// Counts an answered member of a batch by the status that it would have had alone.
+    pub fn batch_member(&self, status: u16) {
+        let labels = [Label::new("status", status.to_string())];
+        self.counter("presume_http_batch_members_total", labels).increment(1);
+    }
+
+    /// Counts that a member of a batch waits because the coordinator has no room for it.
+    pub fn batch_member_waited(&self) {
+        self.batch_waits.increment(1);
     }
 
     /// Shows how many connections are open.
@@ -200,6 +214,8 @@ fn describe(recorder: &PrometheusRecorder) {
         ("presume_http_requests_total", "requests by route, method and status"),
         ("presume_http_refused_total", "refused requests by problem code"),
         ("presume_http_answered_later_total", "requests answered 202 while still running"),
+        ("presume_http_batch_members_total", "members of batches answered, by status"),
+        ("presume_http_batch_waits_total", "times that a member of a batch waited for room"),
         ("presume_connections_refused_total", "connections over the limit"),
         ("presume_model_fallbacks_total", "predictions that rules made, by target and cause"),
         ("presume_batches_total", "batches of transactions that travelled together"),

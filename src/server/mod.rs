@@ -3,6 +3,7 @@
 //! | method and path | answer |
 //! |---|---|
 //! | `POST /v1/transactions` | 200 with the outcome; 202 in doubt or still running |
+//! | `POST /v1/transactions:batch` | an answer a member: an array, or lines without end (`batch`) |
 //! | `GET /v1/transactions/{id}` | 200, 202 while running, 404 |
 //! | `GET /v1/transactions?state=…` | what is unresolved, in doubt or stuck, and why |
 //! | `POST /v1/transactions:retry-now`, `…/{id}:retry-now` | asks at once what waits to be asked again |
@@ -19,9 +20,11 @@
 
 mod api;
 pub mod backend;
+mod batch;
 mod coordinator;
 mod fields;
 pub mod json;
+pub mod lines;
 mod listener;
 mod metrics;
 mod operator;

@@ -145,7 +145,7 @@ fn retry(app: &App, scope: &RetryScope) -> Result<Response, Problem> {
 async fn read(app: &App, request: Request) -> Result<Tree, Problem> {
     let (head, body) = request.into_parts();
     check_content_type(&head.headers)?;
-    let body = read_body(app, &head.headers, body).await?;
+    let body = read_body(app, &head.headers, body, app.options.body_bytes_max).await?;
     Ok(Tree::parse(&body).map_err(RequestError::from)?)
 }
 

@@ -20,6 +20,15 @@ pub struct Options {
     pub body_bytes_max: usize,
     /// Most operations in a transaction; more get 422.
     pub operations_count_max: usize,
+    /// Most batches being answered at a time; further ones get 429.
+    pub batches_max: usize,
+    /// Most members of a batch that comes as an array; more get 413. Lines are not counted.
+    pub batch_members_max: usize,
+    /// Largest batch that comes as an array, in bytes; a larger one gets 413. Each of its members,
+    /// and each line, is bounded by `body_bytes_max`.
+    pub batch_body_bytes_max: usize,
+    /// Most members being submitted at a time, of all batches together; the others are not read.
+    pub batch_in_flight_max: usize,
     /// Longest wait for a request's head, also on an idle connection.
     pub header_timeout: Duration,
     /// Longest wait for a request's body; then 408.
@@ -41,6 +50,10 @@ impl Default for Options {
             requests_max: 1024,
             body_bytes_max: 64 * 1024,
             operations_count_max: 16,
+            batches_max: 16,
+            batch_members_max: 10_000,
+            batch_body_bytes_max: 16 << 20,
+            batch_in_flight_max: 1024,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
@@ -90,6 +103,10 @@ impl Options {
             ("requests_max", self.requests_max, 1, 1_000_000),
             ("body_bytes_max", self.body_bytes_max, 1024, 16 << 20),
             ("operations_count_max", self.operations_count_max, 1, 1024),
+            ("batches_max", self.batches_max, 1, 1024),
+            ("batch_members_max", self.batch_members_max, 1, 1_000_000),
+            ("batch_body_bytes_max", self.batch_body_bytes_max, 1024, 256 << 20),
+            ("batch_in_flight_max", self.batch_in_flight_max, 1, 1_000_000),
             ("header_timeout_ms", millis(self.header_timeout), 1, day_ms),
             ("body_timeout_ms", millis(self.body_timeout), 1, day_ms),
             ("request_timeout_ms", millis(self.request_timeout), 1, day_ms),

@@ -57,9 +57,9 @@ kinds! {
     NotFound => NOT_FOUND, "not-found", "Not found";
     /// The path has other methods.
     MethodNotAllowed => METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here";
-    /// The body is not `application/json`.
+    /// The body is of a type that is not taken there.
     UnsupportedMediaType => UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type",
-        "The body must be application/json";
+        "The body's type is not taken";
     /// The body is over the limit.
     TooLarge => PAYLOAD_TOO_LARGE, "too-large", "The body is too large";
     /// The body did not arrive in time.
@@ -158,8 +158,9 @@ impl From<SubmitError> for Problem {
     }
 }
 
+/// A problem as it is written.
 #[derive(Serialize)]
-struct Body<'a> {
+pub(super) struct Document<'a> {
     r#type: String,
     title: &'static str,
     status: u16,
@@ -177,7 +178,11 @@ struct Body<'a> {
 impl Problem {
     /// The document as JSON text.
     pub fn body(&self) -> String {
-        let body = Body {
+        serde_json::to_string(&self.document()).expect("texts and numbers always serialise")
+    }
+
+    pub(super) fn document(&self) -> Document<'_> {
+        Document {
             r#type: format!("urn:presume:problem:{}", self.kind.slug()),
             title: self.kind.title(),
             status: self.kind.status().as_u16(),
@@ -186,8 +191,7 @@ impl Problem {
             line: self.position.map(|at| at.0),
             column: self.position.map(|at| at.1),
             id: self.transaction.as_ref(),
-        };
-        serde_json::to_string(&body).expect("texts and numbers always serialise")
+        }
     }
 }
 

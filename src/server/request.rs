@@ -56,6 +56,29 @@ pub fn parse(body: &[u8], key: Option<TxnId>, rules: Rules) -> Result<Submission
     Ok(submission(json, key, rules)?)
 }
 
+/// Reads a member of a batch, which must say its id; what is wrong comes with the id, if there is
+/// one.
+pub fn parse_member(
+    body: &[u8],
+    rules: Rules,
+) -> Result<Submission, (Option<TxnId>, RequestError)> {
+    let json = Json::parse(body).map_err(|error| (None, error.into()))?;
+    let id = match &json {
+        Json::Object(fields) => match fields.get("id") {
+            Some(Json::Text(id)) => id.parse().ok(),
+            Some(Json::Null) | None => {
+                let missing = Place::Key(&Place::Root, "id").invalid(
+                    "is missing: a member of a batch has one, so that it can be sent again safely",
+                );
+                return Err((None, missing.into()));
+            }
+            Some(_) => None,
+        },
+        _ => None,
+    };
+    submission(json, None, rules).map_err(|error| (id, error.into()))
+}
+
 const FIELDS: &[&str] = &[
     "id",
     "timestamp",

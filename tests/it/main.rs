@@ -45,3 +45,4 @@ mod server;
 mod stops;
 mod tls;
 mod wallet_server;
+mod wholesale;

@@ -15,11 +15,16 @@ pub struct Served {
 impl Served {
     /// Starts a server on `data` with more flags, and waits until it answers.
     pub fn start(data: &Path, flags: &[&str]) -> Self {
+        Self::start_on(0, data, flags)
+    }
+
+    /// The same on a port; 0 is a free one.
+    pub fn start_on(port: u16, data: &Path, flags: &[&str]) -> Self {
         let port_file = data.join("port");
         let _ = std::fs::remove_file(&port_file);
         let child = command()
             .arg("serve")
-            .args(["--address", "127.0.0.1:0", "--port-file"])
+            .args(["--address", &format!("127.0.0.1:{port}"), "--port-file"])
             .arg(&port_file)
             .arg("--data-dir")
             .arg(data.join("data"))

@@ -137,7 +137,7 @@ async fn demo(args: &Args, data: &Path) -> anyhow::Result<()> {
     let fittings = Fittings { features: Some(features), wrap: |ledger| Arc::new(Slowed(ledger)) };
     let node = Node::open_with(&config, fittings).await?;
     open_accounts(&node, &generator).await?;
-    let server = Server::bind(node.service(), config.server.options()).await?;
+    let server = Server::bind(node.service(), config.server_options()).await?;
     let address = server.address();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(async {

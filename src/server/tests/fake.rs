@@ -42,7 +42,12 @@ pub struct Fake {
     pub queries: Mutex<Vec<Query>>,
     /// What operators have ended.
     pub resolved: Mutex<Vec<ResolutionRecord>>,
-    answers: Mutex<BTreeMap<TxnId, Answer>>,
+    /// What was submitted, in order, whatever came of it.
+    pub submitted: Mutex<Vec<String>>,
+    /// Submissions that run, and the most that ever did.
+    pub running: Mutex<(usize, usize)>,
+    /// With the hash of its request.
+    answers: Mutex<BTreeMap<TxnId, (String, Answer)>>,
 }
 
 /// The one transaction that the fake has in doubt.
@@ -96,8 +101,29 @@ impl Fake {
             readings: AtomicUsize::new(0),
             queries: Mutex::default(),
             resolved: Mutex::default(),
+            submitted: Mutex::default(),
+            running: Mutex::default(),
             answers: Mutex::new(BTreeMap::new()),
         }
+    }
+}
+
+/// A submission, until its future is dropped.
+struct Runs<'a>(&'a Fake);
+
+impl<'a> Runs<'a> {
+    fn begin(fake: &'a Fake, id: &TxnId) -> Self {
+        fake.submitted.lock().unwrap().push(id.to_string());
+        let (running, most) = &mut *fake.running.lock().unwrap();
+        *running += 1;
+        *most = (*most).max(*running);
+        Self(fake)
+    }
+}
+
+impl Drop for Runs<'_> {
+    fn drop(&mut self) {
+        self.0.running.lock().unwrap().0 -= 1;
     }
 }
 
@@ -105,6 +131,16 @@ impl Backend for Fake {
     fn submit(&self, submission: Submission) -> BoxFuture<'_, Result<Arc<Answer>, SubmitError>> {
         Box::pin(async move {
             let transaction = submission.transaction;
+            let _runs = Runs::begin(self, &transaction.id);
+            let known = self.answers.lock().unwrap().get(&transaction.id).cloned();
+            if let Some((hash, answer)) = known {
+                let same = hash == submission.request_hash;
+                return if same {
+                    Ok(Arc::new(answer))
+                } else {
+                    Err(SubmitError::KeyReused { id: answer.id })
+                };
+            }
             self.arrived.notify_one();
             if self.hold.load(Ordering::SeqCst) {
                 self.release.notified().await;
@@ -118,7 +154,8 @@ impl Backend for Fake {
                 insights: None,
                 timings_ms: Timings::default(),
             };
-            self.answers.lock().unwrap().insert(transaction.id, answer.clone());
+            let remembered = (submission.request_hash, answer.clone());
+            self.answers.lock().unwrap().insert(transaction.id, remembered);
             Ok(Arc::new(answer))
         })
     }
@@ -139,7 +176,7 @@ impl Backend for Fake {
         if id.as_str() == "running" {
             return Err(SubmitError::InFlight { id: id.clone() });
         }
-        Ok(self.answers.lock().unwrap().get(id).cloned())
+        Ok(self.answers.lock().unwrap().get(id).map(|(_, answer)| answer.clone()))
     }
 
     fn not_ready(&self) -> Option<NotReady> {
