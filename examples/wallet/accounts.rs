@@ -73,6 +73,16 @@ pub fn parse(
     Ok((account.to_owned(), Some(posting)))
 }
 
+/// What a batch comes to that has tried its members on: one posting an account.
+pub fn postings(before: &Accounts, after: &Accounts) -> Vec<Posting> {
+    let balance = |account: &Option<Account>| account.as_ref().map_or(0, |found| found.balance);
+    let one = |(name, account): (&String, &Option<Account>)| {
+        let before = before.get(name).map_or(0, balance);
+        Posting::between(name, before, balance(account))
+    };
+    after.iter().filter_map(one).collect()
+}
+
 pub fn is_name(account: &str) -> bool {
     (1..=64).contains(&account.len()) && !account.chars().any(char::is_control)
 }
@@ -80,6 +90,19 @@ pub fn is_name(account: &str) -> bool {
 impl Posting {
     pub fn account(&self) -> &str {
         &self.account
+    }
+
+    /// What changes an account from one balance to another.
+    fn between(account: &str, before: u64, after: u64) -> Option<Self> {
+        let (debit, amount) = (after < before, after.abs_diff(before));
+        (amount > 0).then(|| Self { account: account.to_owned(), debit, amount })
+    }
+
+    /// Carries it out at once, for those who come after it in its batch.
+    pub fn try_on(&self, accounts: &mut Accounts) -> Result<(), Declined> {
+        self.hold(accounts)?;
+        self.apply(accounts);
+        Ok(())
     }
 
     /// Holds what it needs; a credit opens its account.

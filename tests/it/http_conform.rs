@@ -44,13 +44,19 @@ async fn the_reference_service_conforms_again_and_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_service_does_not_offer_is_skipped() {
-    let server = WalletServer::start(&[], &["--two-phase-only"]);
+    let server = WalletServer::start(&[], &["--two-phase-only", "--no-batches"]);
     let report = check(&server.url()).await;
     assert_eq!(failed(&report), [""; 0], "{report:#?}");
     let skipped = report.iter().filter(|c| matches!(c.outcome, Outcome::Skipped(_)));
     let skipped: Vec<_> = skipped.map(|checked| checked.name).collect();
-    let expected =
-        ["one-phase-is-repeatable", "inquiry-tells-the-truth", "inquiry-leaves-a-tombstone"];
+    let expected = [
+        "one-phase-is-repeatable",
+        "inquiry-tells-the-truth",
+        "inquiry-leaves-a-tombstone",
+        "batch-is-a-serial-order",
+        "batch-is-all-or-nothing",
+        "batch-is-repeatable",
+    ];
     assert_eq!(skipped, expected);
 }
 
@@ -70,6 +76,9 @@ enum Fault {
     TakesOtherOperations,
     AnswersWithoutCode,
     DeniesCommits,
+    HidesDeclines,
+    DropsUnasked,
+    NamesOnce,
 }
 
 /// The reference service with a fault.
@@ -136,6 +145,20 @@ impl Script for Faulty {
             (Fault::BreaksOnBadInput, 400, _) => (500, body),
             (Fault::TakesOtherOperations, 422, _) => (200, json!({"vote": "yes"})),
             (Fault::AnswersWithoutCode, 400..=499, _) => (status, json!("no")),
+            (Fault::HidesDeclines, 200, "prepare-batch") => {
+                body["declined"] = json!([]);
+                (200, body)
+            }
+            (Fault::DropsUnasked, 200, "prepare-batch") if body["vote"] == "no" => {
+                (200, json!({"vote": "yes", "declined": body["declined"]}))
+            }
+            (Fault::NamesOnce, 200, "prepare-batch") => {
+                let known = self.prepared.lock().unwrap().insert(call.gid().into(), Instant::now());
+                if known.is_some() {
+                    body["declined"] = json!([]);
+                }
+                (200, body)
+            }
             (Fault::DeniesCommits, 200, "abort") => (200, json!({"state": "aborted"})),
             _ => (status, body),
         }
@@ -164,6 +187,9 @@ async fn a_service_with_a_fault_fails_by_the_name_of_its_fault() {
         (Fault::TakesOtherOperations, &["other-operations-are-refused"]),
         (Fault::AnswersWithoutCode, &["malformed-is-refused", "unknown-commit-is-404"]),
         (Fault::DeniesCommits, &["commit-is-repeatable"]),
+        (Fault::HidesDeclines, &["batch-is-a-serial-order", "batch-is-all-or-nothing"]),
+        (Fault::DropsUnasked, &["batch-is-all-or-nothing"]),
+        (Fault::NamesOnce, &["batch-is-repeatable"]),
     ] {
         let prepared = Mutex::default();
         let url = between(server.url(), Faulty { fault, prepared }).await;

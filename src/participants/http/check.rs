@@ -1,19 +1,22 @@
 //! Taking a service into use: is it fit, who is it, and nobody of an older epoch can act.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::answers::{self, Sorted, sort};
-use super::messages::{ClaimAnswer, ClaimRequest, Description, Message};
+use super::messages::{ClaimAnswer, ClaimRequest, Description, Message, ParameterKind};
 use super::wire::{Endpoint, Lane, Reply, Request, Signing, Trouble};
 use super::{Claimed, Http, Inner, PROTOCOL, RETENTION_S_MIN};
+use crate::participants::sql::LockName;
 use crate::participants::{ClaimError, Finding};
-use crate::txn::{Epoch, LogId};
+use crate::txn::{Epoch, LogId, OperationName};
 
 impl Inner {
     /// Claims an epoch. The caller bounds the time.
     pub(super) async fn claim(&self, log: LogId, epoch: Epoch) -> Result<String, ClaimError> {
         let service = self.describe().await?;
-        if let Some(fault) = findings(&service).into_iter().find(|finding| !finding.ok) {
+        let locks = locks(&service, &self.locks);
+        if let Some(fault) = findings(&service).into_iter().chain(locks).find(|found| !found.ok) {
             return Err(ClaimError::Unfit { detail: fault.to_string() });
         }
         let identity = format!("http:{}", service.identity);
@@ -107,6 +110,30 @@ pub(super) fn findings(service: &Description) -> Vec<Finding> {
     ]
 }
 
+/// What is wrong with the names of what operations touch.
+fn locks(service: &Description, locks: &BTreeMap<OperationName, Vec<LockName>>) -> Vec<Finding> {
+    let remedy = "locks of that operation in the configuration";
+    let wrong = |detail: String| Finding::new("locks", false, detail, remedy);
+    let mut findings = Vec::new();
+    for (name, locks) in locks {
+        let Some(operation) = service.operations.iter().find(|known| known.name == *name) else {
+            findings.push(wrong(format!("the service has no operation {name}")));
+            continue;
+        };
+        for used in locks.iter().flat_map(LockName::parameters) {
+            let known = operation.parameters.iter().find(|parameter| parameter.name == used);
+            let plain = [ParameterKind::String, ParameterKind::Integer, ParameterKind::Boolean];
+            if !known.is_some_and(|parameter| plain.contains(&parameter.kind)) {
+                let signature = operation.signature();
+                findings.push(wrong(format!(
+                    "a lock names ${used}, which is no text or whole number of {signature}"
+                )));
+            }
+        }
+    }
+    findings
+}
+
 impl Http {
     /// Looks at everything that taking part needs, the operations included; claims nothing.
     pub async fn check(&self) -> Result<Vec<Finding>, String> {
@@ -130,6 +157,13 @@ impl Http {
             "not offered: a branch on its own takes two phases"
         };
         found.push(Finding::new("one-phase commit", true, phases, ""));
+        let batches = match (service.takes_batches(), inner.locks.is_empty()) {
+            (true, false) => "offered",
+            (true, true) => "offered; not used without operations.NAME.locks here",
+            (false, _) => "not offered",
+        };
+        found.push(Finding::new("batches", true, batches, ""));
+        found.extend(locks(&service, &inner.locks));
         let offered = service
             .operations
             .iter()

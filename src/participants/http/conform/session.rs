@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::answers::{Sorted, shown, sort};
-use super::super::messages::{Description, State, StateAnswer, VoteAnswer};
+use super::super::messages::{BatchAnswer, Description, State, StateAnswer, VoteAnswer};
 use super::super::wire::{Endpoint, Lane, Reply, Request, Trouble, Wire};
 use super::{Options, Sample, Step};
 use crate::txn::{BranchIndex, Epoch, Gid, LogId, PhysicalId};
@@ -153,6 +153,31 @@ impl Session {
         });
         self.begun.lock().expect("no panic while held").push((caller, gid));
         Request::branch(endpoint, gid, body.to_string().into_bytes())
+    }
+
+    /// A batch with one step a member, in their order.
+    pub(super) fn batch_request(&self, gid: Gid, drop_declined: bool, steps: &[&Step]) -> Request {
+        let members: Vec<Value> = steps.iter().map(|step| json!([step])).collect();
+        let body = json!({
+            "service": self.service.identity, "epoch": gid.epoch.0,
+            "drop_declined": drop_declined, "members": members,
+        });
+        self.begun.lock().expect("no panic while held").push((self.own, gid));
+        Request::branch(Endpoint::PrepareBatch, gid, body.to_string().into_bytes())
+    }
+
+    /// Sends a batch: its vote, and who declined.
+    pub(super) async fn batch(
+        &self,
+        gid: Gid,
+        drop_declined: bool,
+        steps: &[&Step],
+    ) -> Result<(VoteAnswer, Vec<usize>), String> {
+        let request = self.batch_request(gid, drop_declined, steps);
+        let BatchAnswer { vote, declined } = self.answered(request).await?;
+        let mut members: Vec<usize> = declined.iter().map(|one| one.member).collect();
+        members.sort_unstable();
+        Ok((vote, members))
     }
 
     pub(super) fn verdict_request(&self, endpoint: Endpoint, caller: Caller, gid: Gid) -> Request {
