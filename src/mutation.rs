@@ -32,6 +32,10 @@ pub(crate) enum Mutation {
     KeyRunsTwice,
     KeyTakesOtherBody,
     PhysicalIdReused,
+    // Of the coalescer.
+    SpoilerStays,
+    DeclinerTravels,
+    DeclineOnTakenBack,
     // Of the decision log.
     LogAnswersBeforeFlush,
     LogLosesAnswers,
@@ -76,6 +80,8 @@ impl Mutation {
         Self::KeyRunsTwice,
         Self::KeyTakesOtherBody,
         Self::PhysicalIdReused,
+        Self::SpoilerStays,
+        Self::DeclinerTravels,
         Self::LogAnswersBeforeFlush,
         Self::LogLosesAnswers,
         Self::LogTearsBatches,

@@ -22,6 +22,7 @@ mod node;
 mod output;
 mod participants;
 mod progress;
+mod rows;
 mod serve;
 mod settings;
 mod simulate;

@@ -17,6 +17,7 @@ use presume::models::{Registry, RegistryError};
 use presume::participants::ledger::{self, Ledger};
 use presume::participants::{self, Remote};
 use presume::policy::Policy;
+use presume::policy::coalescing::Coalescing;
 use presume::server::{Backend, Service, StoreReading};
 use presume::txn::ParticipantName;
 use tokio::task::JoinHandle;
@@ -85,6 +86,7 @@ impl Node {
             serving: Arc::new(serve_models(&config.models, &config.features.calendar)?),
             features,
             policy: Policy::new(config.policy.clone())?,
+            coalescing: Coalescing::new(config.coalescing.clone()),
             clock: Arc::new(SystemClock),
         };
         let coordinator = Coordinator::start(parts, recovered, config.coordinator.clone())

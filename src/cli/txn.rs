@@ -10,7 +10,7 @@ use presume::txn::{CustomerType, Kind};
 use serde_json::{Map, Value, json};
 
 use super::client::{Server, client, send, url};
-use super::{Refused, print, print_json, unresolved};
+use super::{Refused, print, print_json, rows, unresolved};
 
 /// Largest request that is sent; the server's own limit is lower by default.
 const REQUEST_BYTES_MAX: u64 = 16 << 20;
@@ -29,6 +29,8 @@ pub enum Command {
     RetryNow(unresolved::RetryArgs),
     /// State how a branch ended that nobody can ask any more
     Resolve(unresolved::ResolveArgs),
+    /// Print what a stopped coordinator's log holds of each transaction, a line of JSON each
+    Rows(rows::RowsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +102,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         Command::Stuck(args) => runtime.block_on(unresolved::stuck(args)),
         Command::RetryNow(args) => runtime.block_on(unresolved::retry_now(args)),
         Command::Resolve(args) => runtime.block_on(unresolved::resolve(args)),
+        Command::Rows(args) => rows::run(args),
     }
 }
 

@@ -90,9 +90,10 @@ impl Checker<'_> {
         if let Err(error) = config.policy.check() {
             self.fault(&format!("policy.{}", error.key), format!("must be {}", error.bounds));
         }
-        if let Err(error) = config.coordinator.check() {
-            // Its message begins with the key.
-            let key = error.split_whitespace().next().unwrap_or("coordinator").to_owned();
+        // Their messages begin with the key.
+        for checked in [config.coordinator.check(), config.coalescing.check()] {
+            let Err(error) = checked else { continue };
+            let key = error.split_whitespace().next().unwrap_or_default().to_owned();
             self.fault(&key, error);
         }
     }

@@ -39,6 +39,8 @@ pub struct Config {
     pub coordinator: coordinator::Options,
     /// Thresholds and bounds.
     pub policy: policy::Options,
+    /// Which transactions travel together.
+    pub coalescing: policy::coalescing::CoalescingOptions,
     /// Which models serve.
     pub models: Models,
     /// Calendar and sizes of the features' state.

@@ -6,6 +6,7 @@
 
 mod answer;
 mod clock;
+mod coalescer;
 mod driver;
 mod gauges;
 mod in_flight;
@@ -20,6 +21,7 @@ mod startup;
 mod status;
 mod stopped;
 mod submit;
+mod submitted;
 mod trace;
 mod unresolved;
 mod watched;
@@ -37,6 +39,7 @@ use tokio::time::Instant;
 
 pub use answer::{Answer, Insights, Predicted, Submission, SubmitError, Timings, Wait};
 pub use clock::{Clock, SystemClock};
+pub use coalescer::Travelled;
 pub use members::ParticipantStatus;
 pub use operator::{ResolveError, RetryScope, Statement, Woken};
 pub use options::Options;
@@ -54,7 +57,9 @@ use crate::features;
 use crate::models::serving::Serving;
 use crate::participants::Participant;
 use crate::policy::Policy;
+use crate::policy::coalescing::Coalescing;
 use crate::txn::{BranchIndex, Epoch, Mode, Operation, ParticipantName, PhysicalId, TxnId};
+use coalescer::Coalescer;
 use gauges::{Gauge, Unfinished};
 use in_flight::InFlight;
 use members::{Member, Running};
@@ -75,6 +80,8 @@ pub struct Parts {
     pub features: features::State,
     /// Predictions to plans.
     pub policy: Policy,
+    /// Which transactions travel together.
+    pub coalescing: Coalescing,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -110,6 +117,7 @@ struct Inner {
     recovering: AtomicBool,
     draining: AtomicBool,
     stop: Watched<bool>,
+    coalescer: Coalescer,
 }
 
 /// The places that a transaction takes at its participants, by branch, until each has ended.
@@ -121,7 +129,7 @@ struct Branch {
     participant: Arc<dyn Participant>,
     gauge: Arc<Gauge>,
     identity: Arc<str>,
-    operations: Vec<Operation>,
+    operations: Arc<[Operation]>,
 }
 
 impl Coordinator {
@@ -133,8 +141,7 @@ impl Coordinator {
         inner.begin(&submission)?;
         let id = submission.transaction.id.clone();
         let (reply, answer) = oneshot::channel();
-        let run = inner.clone();
-        tokio::spawn(async move { run.start_one(submission, (branches, places), reply).await });
+        inner.start_one(submission, (branches, places), reply);
         answer.await.unwrap_or_else(|_| {
             Err(SubmitError::Unavailable { id, detail: "the transaction's task ended".into() })
         })
@@ -164,7 +171,7 @@ impl Coordinator {
         if self.is_in_flight(id) {
             return Ok(None);
         }
-        Ok(self.inner.stored(id)?.map(|(answer, _)| answer))
+        Ok(self.inner.stored(id)?.map(|record| record.answer))
     }
 
     /// Whether a transaction runs and has no answer yet.
@@ -188,6 +195,7 @@ impl Coordinator {
             participants: inner.participants.iter().map(|(n, m)| m.status(n)).collect(),
             mode: inner.policy.lock().expect("no panic while held").mode(),
             flushes: inner.log.flushes(),
+            travelled: inner.coalescer.travelled(),
         }
     }
 

@@ -229,10 +229,10 @@ impl Coordinator {
     }
 }
 
-/// The answer of a transaction whose task takes an order, and what an operator forces on it.
+/// The answers of an execution whose task takes an order, and what an operator forces on it.
 pub(super) struct Held<'a> {
-    /// The answer that the task holds and the request's hash; without it the log's is amended.
-    pub(super) answer: Option<(&'a mut Answer, &'a str)>,
+    /// The answers that the task holds and the requests' hashes; without any the log's are amended.
+    pub(super) answers: Vec<(&'a mut Answer, &'a str)>,
     /// The reason that goes into an answer yet to be made.
     pub(super) forced: &'a mut Option<Reason>,
 }
@@ -250,9 +250,9 @@ impl Inner {
 
     fn not_unresolved(&self, id: &TxnId) -> ResolveError {
         match self.stored(id) {
-            Ok(Some((answer, _))) => ResolveError::NotInDoubt {
+            Ok(Some(record)) => ResolveError::NotInDoubt {
                 id: id.clone(),
-                detail: format!("it has ended everywhere, {}", answer.outcome),
+                detail: format!("it has ended everywhere, {}", record.answer.outcome),
             },
             Ok(None) => ResolveError::Unknown { id: id.clone() },
             Err(error) => ResolveError::LogFailed { detail: error.to_string() },
@@ -330,26 +330,26 @@ impl Inner {
         held: &mut Held<'_>,
     ) -> Result<ResolutionRecord, ResolveError> {
         let reason = reason_of(&resolution);
-        let amended = match (&resolution.decision, &held.answer) {
+        let amend =
+            |(answer, hash): &(&mut Answer, &str)| (amended(answer, &reason), (*hash).to_owned());
+        let amended: Vec<_> = match &resolution.decision {
             // Its answer is yet to be made.
-            (None, _) => Vec::new(),
-            (Some(_), Some((answer, hash))) => {
-                vec![(amended(answer, &reason), (*hash).to_owned())]
-            }
-            (Some(_), None) => self.amended_of_log(&resolution.members, &reason),
+            None => Vec::new(),
+            Some(_) if held.answers.is_empty() => self.amended_of_log(&resolution.members, &reason),
+            Some(_) => held.answers.iter().map(amend).collect(),
         };
         let record = |(answer, hash): &(Answer, String)| AnswerRecord {
-            id: answer.id.clone(),
+            answer: answer.clone(),
             request_hash: hash.clone(),
-            body: AnswerRecord::body(answer),
             at: resolution.at,
         };
         let records: Vec<AnswerRecord> = amended.iter().map(record).collect();
         let written = self.log.record_resolution(&resolution, &records).await;
         written.map_err(|error| ResolveError::LogFailed { detail: error.to_string() })?;
+        let mut mine = held.answers.iter_mut();
         for (answer, _) in amended {
             self.counters.count(Outcome::Heuristic, std::slice::from_ref(&reason));
-            if let Some((mine, _)) = &mut held.answer {
+            if let Some((mine, _)) = mine.next() {
                 **mine = answer;
             }
         }
@@ -366,7 +366,7 @@ impl Inner {
 
     fn amended_of_log(&self, members: &[TxnId], reason: &Reason) -> Vec<(Answer, String)> {
         let amend = |id| match self.stored(id) {
-            Ok(Some((answer, record))) => Some((amended(&answer, reason), record.request_hash)),
+            Ok(Some(record)) => Some((amended(&record.answer, reason), record.request_hash)),
             Ok(None) => None,
             Err(error) => {
                 tracing::error!(txn = %id, %error, "its answer stays as it is");

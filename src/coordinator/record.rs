@@ -120,14 +120,7 @@ pub(super) fn explain(
 ) -> (Reason, FailureClass) {
     let name = |branch: &crate::txn::BranchIndex| &participants[usize::from(branch.0)];
     match cause {
-        Some(AbortCause::Declined(branch, Declined::Business { code, detail })) => {
-            let detail = format!("{} declined with {code}: {detail}", name(branch));
-            (Reason::new(ReasonCode::BusinessDecline, detail), FailureClass::Business)
-        }
-        Some(AbortCause::Declined(branch, Declined::Technical { code, detail })) => {
-            let detail = format!("{} failed with {code}: {detail}", name(branch));
-            (Reason::new(ReasonCode::TechnicalFailure, detail), FailureClass::Technical)
-        }
+        Some(AbortCause::Declined(branch, why)) => declined_at(name(branch), why),
         Some(AbortCause::VoteUnknown(branch, detail)) => {
             let detail = format!("the vote of {} is unknown: {detail}", name(branch));
             (Reason::new(ReasonCode::TechnicalFailure, detail), FailureClass::Technical)
@@ -139,6 +132,20 @@ pub(super) fn explain(
         Some(AbortCause::Cancelled) | None => {
             let detail = "stopped before a decision".to_owned();
             (Reason::new(ReasonCode::Cancelled, detail), FailureClass::Technical)
+        }
+    }
+}
+
+/// The same of a participant that declined or failed.
+pub(super) fn declined_at(name: &ParticipantName, why: &Declined) -> (Reason, FailureClass) {
+    match why {
+        Declined::Business { code, detail } => {
+            let detail = format!("{name} declined with {code}: {detail}");
+            (Reason::new(ReasonCode::BusinessDecline, detail), FailureClass::Business)
+        }
+        Declined::Technical { code, detail } => {
+            let detail = format!("{name} failed with {code}: {detail}");
+            (Reason::new(ReasonCode::TechnicalFailure, detail), FailureClass::Technical)
         }
     }
 }

@@ -14,7 +14,7 @@ use super::driver::at;
 use super::operator::{Held, reason_of};
 use super::recovery::branches_to_commit;
 use super::trace::{Subject, Trace};
-use crate::decision_log::{AnswerRecord, DecisionRecord, Intent, RecordedBranch};
+use crate::decision_log::{DecisionRecord, Given, Intent, RecordedBranch};
 use crate::mutation::{Mutation, on};
 use crate::participants::{Ack, BoxFuture, Inquiry};
 use crate::protocol::two_phase::{Action, Input, TwoPhase};
@@ -89,7 +89,7 @@ impl Settling {
                 Some(input) = calls.next(), if !calls.is_empty() => input,
                 () = at(deadline) => Input::Tick,
                 order = self.trace.next_order() => {
-                    let held = Held { answer: None, forced: &mut self.forced };
+                    let held = Held { answers: Vec::new(), forced: &mut self.forced };
                     match self.inner.obey(order, &self.trace, &engine, held).await {
                         Some(input) => input,
                         None => continue,
@@ -234,12 +234,11 @@ impl Inner {
     }
 
     async fn mark_heuristic(&self, id: &TxnId, detail: &str) {
-        let Ok(Some((mut answer, mut record))) = self.stored(id) else { return };
-        answer.outcome = Outcome::Heuristic;
-        answer.reasons.push(Reason::new(ReasonCode::HeuristicDecision, detail));
-        record.body = AnswerRecord::body(&answer);
-        self.counters.count(Outcome::Heuristic, &answer.reasons);
-        if let Err(error) = self.log.update_answer(&record).await {
+        let Ok(Some(mut record)) = self.stored(id) else { return };
+        record.answer.outcome = Outcome::Heuristic;
+        record.answer.reasons.push(Reason::new(ReasonCode::HeuristicDecision, detail));
+        self.counters.count(Outcome::Heuristic, &record.answer.reasons);
+        if let Err(error) = self.log.update_answer(record.given()).await {
             tracing::error!(txn = %id, %error, "a heuristic outcome was not recorded");
         }
     }
@@ -273,16 +272,11 @@ impl Inner {
             insights: row.prediction.as_ref().map(|p| super::insights(p, &row.plan)),
             timings_ms: Timings { total: row.total_us as f64 / 1e3, ..Timings::default() },
         };
-        let record = AnswerRecord {
-            id: row.txn_id.clone(),
-            request_hash: intent.request_hash,
-            body: AnswerRecord::body(&answer),
-            at: now,
-        };
+        let given = Given { answer: &answer, request_hash: &intent.request_hash, at: now };
         if forced.is_some() {
             self.counters.count(answer.outcome, &answer.reasons);
         }
         let done = Some((intent.epoch, intent.physical));
-        self.log.record_outcomes(None, &[(&record, &row)], done)
+        self.log.record_outcomes(None, &[(given, &row)], done)
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::coalescer::{Coalescer, expire};
 use super::in_flight::InFlight;
 use super::members::{Member, Standing};
 use super::recovery::{self, RecoveryError, Steps, Survey};
@@ -71,6 +72,7 @@ impl Coordinator {
             tracing::warn!(?wait, "recovery goes on in the background");
             inner.recovering.store(false, Ordering::Relaxed);
         }
+        tokio::spawn(expire(Arc::downgrade(&inner)));
         let interval = Duration::from_millis(inner.options.scan_interval_ms);
         tokio::spawn(scan(Arc::downgrade(&inner), interval));
         Ok(Self { inner })
@@ -107,6 +109,7 @@ impl Inner {
             recovering: AtomicBool::new(true),
             draining: AtomicBool::new(false),
             stop: Watched::new(false),
+            coalescer: Coalescer::new(parts.coalescing),
         }
     }
 

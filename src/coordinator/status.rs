@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use super::Coordinator;
+use super::coalescer::Travelled;
 use super::members::ParticipantStatus;
 use crate::txn::{Mode, Outcome, Reason};
 
@@ -37,6 +38,8 @@ pub struct Status {
     pub mode: Mode,
     /// Flushes of the decision log since start.
     pub flushes: u64,
+    /// What travelled together since start.
+    pub travelled: Travelled,
 }
 
 /// What every submission asks: three flags, where a whole [`Status`] copies maps and texts.

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use super::operator::{ResolveError, Statement, amended, fits, reason_of};
 use super::unresolved::{BranchProgress, Origin, Progress, Unresolved, UnresolvedBranch};
-use crate::coordinator::Answer;
 use crate::decision_log::{
     AnswerRecord, DecisionLog, Decisions as _, RecordedBranch, Recovered, ResolutionRecord,
 };
@@ -60,10 +59,8 @@ impl Stopped {
         for id in resolution.members.iter().filter(|_| resolution.decision.is_some()) {
             let found = self.log.answer(id).map_err(|error| failed(error.to_string()))?;
             let Some(record) = found else { continue };
-            let answer: Answer = serde_json::from_str(record.body.get())
-                .map_err(|error| failed(format!("the answer of {id} is unreadable: {error}")))?;
-            let body = AnswerRecord::body(&amended(&answer, &reason_of(&resolution)));
-            answers.push(AnswerRecord { body, at: now, ..record });
+            let answer = amended(&record.answer, &reason_of(&resolution));
+            answers.push(AnswerRecord { answer, at: now, ..record });
         }
         let written = self.log.record_resolution(&resolution, &answers).await;
         written.map_err(|error| failed(error.to_string()))?;

@@ -1,5 +1,4 @@
-//! From a submission to its run: bound to participants, begun once a key, predicted, planned; and
-//! the rejection, which starts nothing.
+//! From a submission to its way: bound to participants, begun once a key, predicted, planned.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,19 +6,27 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::answer::{Answer, Submission, SubmitError};
-use super::driver::{Reply, Run};
 use super::gauges::Unfinished;
 use super::in_flight::Conflict;
 use super::members::{Member, Standing};
-use super::record::{Draft, LegTrace, timings};
+use super::record::{Draft, LegTrace};
+use super::submitted::{Ending, Reply, Submitted};
 use super::{Branch, Inner, Places};
 use crate::decision_log::AnswerRecord;
 use crate::features::{self, Event, LegContext};
 use crate::mutation::{Mutation, on};
 use crate::txn::{
-    Admission, Mode, Outcome, ParticipantName, Payment, Plan, Prediction, Timestamp, Transaction,
+    Admission, Mode, Operation, ParticipantName, Payment, Plan, Prediction, Timestamp, Transaction,
     TxnId,
 };
+
+/// A participant's part, while operations are gathered.
+struct Bound<'a> {
+    name: ParticipantName,
+    member: &'a Member,
+    identity: Arc<str>,
+    operations: Vec<Operation>,
+}
 
 impl Inner {
     /// Groups the operations by participant, in order of first mention, and checks each.
@@ -27,8 +34,8 @@ impl Inner {
         &self,
         transaction: &mut Transaction,
     ) -> Result<(Arc<[Branch]>, Places), SubmitError> {
-        let (mut branches, mut places) = (Vec::<Branch>::new(), Vec::new());
-        for operation in &transaction.operations {
+        let (mut branches, mut places) = (Vec::<Bound<'_>>::new(), Vec::new());
+        for operation in std::mem::take(&mut transaction.operations) {
             let name = &operation.participant;
             let Some(member) = self.participants.get(name) else {
                 let known: Vec<_> = self.participants.keys().map(ToString::to_string).collect();
@@ -37,27 +44,31 @@ impl Inner {
                     known: known.join(", "),
                 });
             };
-            member.participant.validate(operation).map_err(|detail| SubmitError::BadOperation {
-                participant: name.to_string(),
-                operation: operation.operation.to_string(),
-                detail,
+            member.participant.validate(&operation).map_err(|detail| {
+                SubmitError::BadOperation {
+                    participant: name.to_string(),
+                    operation: operation.operation.to_string(),
+                    detail,
+                }
             })?;
-            if let Some(branch) = branches.iter_mut().find(|b| &b.name == name) {
-                branch.operations.push(operation.clone());
+            if let Some(branch) = branches.iter_mut().find(|b| b.name == *name) {
+                branch.operations.push(operation);
                 continue;
             }
             let (identity, unfinished) = self.available(name, member)?;
-            branches.push(Branch {
-                name: name.clone(),
-                participant: member.participant.clone(),
-                gauge: member.gauge.clone(),
-                identity,
-                operations: vec![operation.clone()],
-            });
+            let name = name.clone();
+            branches.push(Bound { name, member, identity, operations: vec![operation] });
             places.push(Some(unfinished));
         }
         transaction.payment.participants = branches.iter().map(|b| b.name.clone()).collect();
-        Ok((branches.into(), places))
+        let branch = |bound: Bound<'_>| Branch {
+            name: bound.name,
+            participant: bound.member.participant.clone(),
+            gauge: bound.member.gauge.clone(),
+            identity: bound.identity,
+            operations: bound.operations.into(),
+        };
+        Ok((branches.into_iter().map(branch).collect(), places))
     }
 
     /// The identity of a participant that takes transactions now, and this one's place there.
@@ -115,14 +126,9 @@ impl Inner {
         self.in_flight.lock().expect("no panic while held").end(id);
     }
 
-    pub(super) fn stored(&self, id: &TxnId) -> Result<Option<(Answer, AnswerRecord)>, SubmitError> {
+    pub(super) fn stored(&self, id: &TxnId) -> Result<Option<AnswerRecord>, SubmitError> {
         let unavailable = |detail: String| SubmitError::Unavailable { id: id.clone(), detail };
-        let Some(record) = self.log.answer(id).map_err(|e| unavailable(e.to_string()))? else {
-            return Ok(None);
-        };
-        let answer = serde_json::from_str(record.body.get())
-            .map_err(|e| unavailable(format!("its answer is unreadable: {e}")))?;
-        Ok(Some((answer, record)))
+        self.log.answer(id).map_err(|e| unavailable(e.to_string()))
     }
 
     pub(super) fn contexts(&self, participants: &[ParticipantName]) -> Vec<LegContext> {
@@ -147,8 +153,9 @@ impl Inner {
         (mode != Mode::Off).then(|| self.serving.predict(features, participants))
     }
 
-    pub(super) async fn start_one(
-        self: Arc<Self>,
+    /// Predicts and plans, then lets it travel, alone or with others. Waits for nothing.
+    pub(super) fn start_one(
+        self: &Arc<Self>,
         mut submission: Submission,
         (branches, places): (Arc<[Branch]>, Places),
         reply: Reply,
@@ -176,37 +183,27 @@ impl Inner {
         };
         let predicted = started.elapsed();
         let trace = |context| LegTrace { context, sent_at: None, vote: None, prepare: None };
-        let branches_announced: Vec<_> =
-            branches.iter().map(|b| b.participant.announce()).collect();
-        let in_step = branches_announced.iter().all(Option::is_some);
-        let run = Run {
+        let draft =
+            Draft { transaction: submission.transaction, timestamp, features, prediction, plan };
+        let submitted = Submitted {
             legs: contexts.into_iter().map(trace).collect(),
-            draft: Draft {
-                transaction: submission.transaction,
-                timestamp,
-                features,
-                prediction,
-                plan,
-            },
-            // Only embedded participants keep transactions in step; where votes come when they
-            // come, others would wait in vain.
-            announced: in_step.then(|| self.log.announce()).flatten(),
-            branches_announced,
+            draft,
             branches,
-            places,
             request_hash: submission.request_hash,
             wait: submission.wait,
             started,
             predicted,
             reply: Some(reply),
-            forced: None,
-            forgotten: None,
-            answers_when_applied: false,
-            inner: self,
+            places,
+            waiting: None,
         };
-        match run.draft.plan.admission {
-            Admission::Admit => run.carry_out().await,
-            Admission::Reject => run.reject().await,
+        match submitted.draft.plan.admission {
+            Admission::Admit => self.set_out(submitted),
+            Admission::Reject => {
+                let inner = self.clone();
+                let rejected = vec![(submitted, Ending::Rejected)];
+                tokio::spawn(async move { inner.conclude(rejected).await });
+            }
         }
     }
 
@@ -218,13 +215,13 @@ impl Inner {
             return Err(SubmitError::Unavailable { id: id.clone(), detail });
         }
         match self.stored(id)? {
-            Some((_, record))
+            Some(record)
                 if record.request_hash != submission.request_hash
                     && !on(Mutation::KeyTakesOtherBody) =>
             {
                 Err(SubmitError::KeyReused { id: id.clone() })
             }
-            Some((answer, _)) => Ok(Some(answer)),
+            Some(record) => Ok(Some(record.answer)),
             None => Ok(None),
         }
     }
@@ -240,49 +237,5 @@ impl Inner {
         let features = state.extract(payment, contexts, at);
         state.apply(&Event::Arrived { at, payment });
         features
-    }
-}
-
-impl Run {
-    /// Answers a rejection, durably, without having started anything.
-    async fn reject(mut self) {
-        let reasons = self.draft.plan.reasons.clone();
-        let total = self.started.elapsed();
-        let row = self.draft.row(Outcome::Rejected, None, &reasons, &self.legs, total);
-        let answer = Answer {
-            id: self.draft.transaction.id.clone(),
-            outcome: Outcome::Rejected,
-            reasons,
-            protocol: None,
-            participants: self.draft.transaction.payment.participants.clone(),
-            insights: self.draft.insights(),
-            timings_ms: timings(self.predicted, self.predicted, total, total),
-        };
-        let record = AnswerRecord {
-            id: answer.id.clone(),
-            request_hash: std::mem::take(&mut self.request_hash),
-            body: AnswerRecord::body(&answer),
-            at: self.inner.clock.now(),
-        };
-        let write = self.inner.log.record_outcomes(None, &[(&record, &row)], None);
-        drop(self.announced.take());
-        self.branches_announced.clear();
-        let durable = write.await;
-        let result = match durable {
-            Ok(()) => {
-                self.inner.learn(&self.draft, &row);
-                self.inner.counters.count(answer.outcome, &answer.reasons);
-                self.inner.release(&answer.id);
-                Ok(answer)
-            }
-            // The key stays in flight: whether the rejection is durable shows at restart.
-            Err(error) => {
-                Err(SubmitError::Unavailable { id: answer.id, detail: error.to_string() })
-            }
-        };
-        self.inner.unfinished.fetch_sub(1, Ordering::SeqCst);
-        if let Some(reply) = self.reply.take() {
-            let _ = reply.send(result);
-        }
     }
 }

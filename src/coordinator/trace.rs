@@ -34,8 +34,8 @@ pub(super) enum Order {
 
 /// Whose transaction it is.
 pub(super) enum Subject {
-    /// One that runs.
-    Live { id: TxnId, branches: Arc<[Branch]> },
+    /// One that runs, or a batch of them.
+    Live { ids: Vec<TxnId>, branches: Arc<[Branch]> },
     /// A commit that an earlier run decided.
     Decided(DecisionRecord),
     /// A one-phase commit of an earlier run whose end nobody knows.
@@ -128,7 +128,7 @@ impl Trace {
 
     pub(super) fn members(&self) -> &[TxnId] {
         match &self.subject {
-            Subject::Live { id, .. } => std::slice::from_ref(id),
+            Subject::Live { ids, .. } => ids,
             Subject::Decided(record) => &record.members,
             Subject::Intended(intent) => std::slice::from_ref(&intent.row.txn_id),
             Subject::Orphan(..) => &[],

@@ -1,17 +1,24 @@
 //! The durable truth: what was decided, what was answered, what happened.
 //!
 //! # What is stored
-//! One embedded store, seven keyspaces, one writer thread:
+//! One embedded store, nine keyspaces, one writer thread:
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `identity` | name | the epoch; why the folder is an old copy, if it is; log id and format version stand in the folder's own file |
 //! | `decisions` | epoch, physical id | [`DecisionRecord`], until phase two is done everywhere |
 //! | `intents` | epoch, physical id | [`Intent`] of a one-phase commit, until its outcome is known |
-//! | `answers` | transaction id | [`AnswerRecord`]: request hash and the answer as given |
-//! | `outcomes` | sequence | [`OutcomeRow`], until sealed into Parquet |
+//! | `answers` | transaction id | answers of folders made in format 1, one by one, until they are pruned |
+//! | `outcomes` | first sequence | [`OutcomeRow`]s of one batch, until sealed into Parquet |
 //! | `seals` | `open`, or last sequence | the range being sealed, or what a sealed range became |
 //! | `resolutions` | epoch, physical id, branch | [`ResolutionRecord`]: what an operator stated, kept for ever |
+//! | `answer_ids` | transaction id, packed | which batch of answers has its answer, and where |
+//! | `answer_batches` | number | [`AnswerRecord`]s of one batch: request hashes and the answers as given |
+//!
+//! Decisions, outcome rows and answers are packed: `packed` says how, `decisions`, `rows` and
+//! `answers` what; one that starts with `{` is JSON, of format 1. Everything else is JSON. A value of `outcomes` stands for
+//! as many sequences as it has rows; it leaves when the last of them is sealed. Whoever wants to
+//! look: `presume txn rows` prints rows and answers of a stopped coordinator as JSON.
 //!
 //! # Invariants
 //! - No record of a decision means abort (presumed abort).
@@ -23,37 +30,52 @@
 //!
 //! What a coordinator asks of it is the trait [`Decisions`]; [`DecisionLog`] is the embedded log.
 
+mod answers;
+mod decisions;
+mod packed;
 mod records;
 mod resolutions;
+mod rows;
 mod seal;
+mod seen;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 pub use crate::store::Announced;
 use crate::store::{self, Batch, Keyspace, Store, Urgency};
-use crate::txn::{Epoch, LogId, PhysicalId, Timestamp, TxnId};
+use crate::txn::{Epoch, LogId, PhysicalId, TxnId};
 
 pub use records::{
-    AnswerRecord, DecisionRecord, Intent, OutcomeLeg, OutcomeRow, RecordedBranch, Recovered,
+    AnswerRecord, DecisionRecord, Given, Intent, OutcomeLeg, OutcomeRow, RecordedBranch, Recovered,
 };
 pub use resolutions::ResolutionRecord;
 pub use seal::{SealRange, SealedFile, SealedRange};
 
+use seen::Seen;
+
 // A store made before the last one was added gets it when it is opened.
-const KEYSPACES: &[&str] =
-    &["identity", "decisions", "intents", "answers", "outcomes", "seals", "resolutions"];
+const KEYSPACES: &[&str] = &[
+    "identity",
+    "decisions",
+    "intents",
+    "answers",
+    "outcomes",
+    "seals",
+    "resolutions",
+    "answer_ids",
+    "answer_batches",
+];
 const IDENTITY: Keyspace = Keyspace::at(0);
 const DECISIONS: Keyspace = Keyspace::at(1);
 const INTENTS: Keyspace = Keyspace::at(2);
@@ -61,13 +83,18 @@ const ANSWERS: Keyspace = Keyspace::at(3);
 const OUTCOMES: Keyspace = Keyspace::at(4);
 const SEALS: Keyspace = Keyspace::at(5);
 const RESOLUTIONS: Keyspace = Keyspace::at(6);
+const ANSWER_IDS: Keyspace = Keyspace::at(7);
+const ANSWER_BATCHES: Keyspace = Keyspace::at(8);
+
+/// Their number grows with the answers, whose ids may come in any order.
+const LARGE: &[Keyspace] = &[ANSWER_IDS];
 
 const EPOCH_KEY: &[u8] = b"epoch";
 const OVERTAKEN_KEY: &[u8] = b"overtaken";
 const NEWEST_KEY: &[u8] = b"newest";
-/// Version of the records below.
-const VERSION: u32 = 1;
-/// Answers removed in one batch.
+/// Version of the records below. Of 1 were answers and rows one by one, as JSON; they are read.
+const VERSION: u32 = 2;
+/// Answers removed in one batch, and those of one value more.
 const PRUNE_COUNT_MAX: usize = 1_000;
 
 /// Why the decision log did not do it. See [`store::Error`] for what to do about each kind.
@@ -122,7 +149,7 @@ impl Default for Options {
 }
 
 /// How one transaction ended: what its client is told, and what learning will read.
-pub type Recorded<'a> = (&'a AnswerRecord, &'a OutcomeRow);
+pub type Recorded<'a> = (Given<'a>, &'a OutcomeRow);
 
 /// What a coordinator asks of its decision log, wherever that stands. Writes are queued by the
 /// call itself, in its order; their futures resolve when they are durable.
@@ -168,7 +195,7 @@ pub trait Decisions: Send + Sync {
     }
 
     /// Replaces an answer: one in doubt that became final, or one found to be heuristic.
-    fn update_answer(&self, answer: &AnswerRecord) -> BoxFuture<'static, Result<(), Error>>;
+    fn update_answer(&self, answer: Given<'_>) -> BoxFuture<'static, Result<(), Error>>;
 
     /// Makes durable what an operator states of a branch, and in the same batch the answers as
     /// they are from now on.
@@ -207,6 +234,11 @@ struct Inner {
     newest: Mutex<Option<(Epoch, PhysicalId)>>,
     /// The last sequence whose row is sealed.
     sealed_to: AtomicU64,
+    /// The number of the next batch of answers.
+    next_answers: AtomicU64,
+    /// Answers of format 1 are left.
+    old_answers: AtomicBool,
+    seen: Seen,
     answer_retention: Duration,
 }
 
@@ -224,6 +256,7 @@ impl DecisionLog {
         let store_options = store::Options {
             queue_count_max: options.queue_count_max,
             lazy_flush_after: options.lazy_flush_after,
+            large: LARGE,
             ..store::Options::new("decision log", VERSION, KEYSPACES)
         };
         let store = Store::open(path, &store_options)?;
@@ -234,11 +267,14 @@ impl DecisionLog {
         let epoch = epoch(last_epoch(&store)?);
         let sealed_to = seal::last_sealed(&store)?;
         let recovered = Recovered {
-            decisions: read_all(&store, DECISIONS)?,
+            decisions: decisions::read_all(&store)?,
             intents: read_all(&store, INTENTS)?,
             resolutions: read_all(&store, RESOLUTIONS)?,
             newest: newest(&store)?,
         };
+        let next_answers = AtomicU64::new(answers::next_number(&store)?);
+        let old_answers = AtomicBool::new(answers::any_old(&store)?);
+        let seen = Seen::of(&store);
         let mut batch = Batch::new();
         batch.put(IDENTITY, EPOCH_KEY.to_vec(), epoch.0.to_be_bytes().to_vec());
         store.submit(batch, Urgency::Urgent)?.wait()?;
@@ -248,42 +284,17 @@ impl DecisionLog {
             next_physical: AtomicU64::new(1),
             newest: Mutex::new(recovered.newest),
             sealed_to: AtomicU64::new(sealed_to),
+            next_answers,
+            old_answers,
+            seen,
             answer_retention: options.answer_retention,
         }));
         Ok((log, recovered))
     }
 
-    /// Removes answers older than the retention and gives their number. An answer stays while it
-    /// is in doubt, or while its decision or intent is open.
-    pub async fn prune_answers(&self, now: Timestamp) -> Result<u64, Error> {
-        let before = now.before(self.0.answer_retention);
-        let unresolved = self.unresolved()?;
-        let mut pruned = 0;
-        let mut batch = Batch::new();
-        let mut count = 0;
-        for entry in self.store().prefix(ANSWERS, b"") {
-            let (key, value) = entry?;
-            let answer: AnswerRecord = decode(self.store(), ANSWERS, &key, &value)?;
-            let body: Value = decode(self.store(), ANSWERS, &key, answer.body.get().as_bytes())?;
-            let in_doubt = body.get("outcome").is_some_and(|o| o == "in_doubt");
-            if answer.at >= before || in_doubt || unresolved.contains(&answer.id) {
-                continue;
-            }
-            batch.delete(ANSWERS, key);
-            count += 1;
-            if count == PRUNE_COUNT_MAX {
-                pruned += count as u64;
-                count = 0;
-                self.store().write_lazy(std::mem::take(&mut batch)).await?;
-            }
-        }
-        self.store().write_lazy(batch).await?;
-        Ok(pruned + count as u64)
-    }
-
     /// Executions of this log that may still ask participants how they ended.
     pub fn open_executions(&self) -> Result<HashSet<(LogId, Epoch, PhysicalId)>, Error> {
-        let decisions: Vec<DecisionRecord> = read_all(self.store(), DECISIONS)?;
+        let decisions = decisions::read_all(self.store())?;
         let intents: Vec<Intent> = read_all(self.store(), INTENTS)?;
         let decisions = decisions.iter().map(|decision| (decision.epoch, decision.physical));
         let intents = intents.iter().map(|intent| (intent.epoch, intent.physical));
@@ -325,7 +336,7 @@ impl DecisionLog {
     }
 
     fn unresolved(&self) -> Result<HashSet<TxnId>, Error> {
-        let decisions: Vec<DecisionRecord> = read_all(self.store(), DECISIONS)?;
+        let decisions = decisions::read_all(self.store())?;
         let intents: Vec<Intent> = read_all(self.store(), INTENTS)?;
         let members = decisions.into_iter().flat_map(|decision| decision.members);
         Ok(members.chain(intents.into_iter().map(|intent| intent.row.txn_id)).collect())
@@ -364,14 +375,16 @@ impl Decisions for DecisionLog {
         let mut batch = Batch::new();
         if let Some(decision) = decision {
             let key = execution_key(decision.epoch, decision.physical);
-            batch.put(DECISIONS, key, encode(decision));
+            batch.put(DECISIONS, key, decisions::encode(decision));
         }
         if let Some((epoch, physical)) = intent_done {
             batch.delete(INTENTS, execution_key(epoch, physical));
         }
-        for (answer, row) in outcomes {
-            batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
-            batch.append(OUTCOMES, encode(row));
+        self.put_answers(&mut batch, outcomes.iter().map(|(given, _)| *given));
+        for run in outcomes.chunks(rows::RUN_MAX) {
+            let count = u32::try_from(run.len()).expect("a few");
+            let value = rows::encode(run.iter().map(|(_, row)| *row));
+            batch.append_run(OUTCOMES, count, value);
         }
         match decision {
             Some(decision) => self.write_commit((decision.epoch, decision.physical), batch),
@@ -392,9 +405,9 @@ impl Decisions for DecisionLog {
         self.write(batch)
     }
 
-    fn update_answer(&self, answer: &AnswerRecord) -> BoxFuture<'static, Result<(), Error>> {
+    fn update_answer(&self, answer: Given<'_>) -> BoxFuture<'static, Result<(), Error>> {
         let mut batch = Batch::new();
-        batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
+        self.put_answers(&mut batch, std::iter::once(answer));
         self.write(batch)
     }
 
@@ -411,7 +424,7 @@ impl Decisions for DecisionLog {
     }
 
     fn answer(&self, id: &TxnId) -> Result<Option<AnswerRecord>, Error> {
-        read(self.store(), ANSWERS, &answer_key(id))
+        self.read_answer(id)
     }
 
     fn decision(
@@ -419,7 +432,9 @@ impl Decisions for DecisionLog {
         epoch: Epoch,
         physical: PhysicalId,
     ) -> Result<Option<DecisionRecord>, Error> {
-        read(self.store(), DECISIONS, &execution_key(epoch, physical))
+        let key = execution_key(epoch, physical);
+        let value = self.store().get(DECISIONS, &key)?;
+        value.map(|value| decisions::read(self.store(), &key, &value)).transpose()
     }
 
     fn flushes(&self) -> u64 {
@@ -450,10 +465,6 @@ fn newest(store: &Store) -> Result<Option<(Epoch, PhysicalId)>, Error> {
 
 fn execution_key(epoch: Epoch, physical: PhysicalId) -> Vec<u8> {
     [epoch.0.to_be_bytes(), physical.0.to_be_bytes()].concat()
-}
-
-fn answer_key(id: &TxnId) -> Vec<u8> {
-    id.as_str().as_bytes().to_vec()
 }
 
 fn encode(record: &impl Serialize) -> Vec<u8> {

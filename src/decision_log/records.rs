@@ -1,12 +1,12 @@
-//! The records of the decision log, stored as JSON so that any tool can read them.
+//! The records of the decision log. What is written for every transaction is stored packed;
+//! the others as JSON, so that any tool can read them.
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::ResolutionRecord;
 use crate::txn::{
-    Decision, Epoch, LegRow, LegVote, Outcome, ParticipantName, PhysicalId, Plan, Prediction,
-    Timestamp, TxnId,
+    Answer, Decision, Epoch, LegRow, LegVote, Outcome, ParticipantName, PhysicalId, Plan,
+    Prediction, Timestamp, TxnId,
 };
 
 /// A branch as recorded: bound to the server's identity, not only to its configured name.
@@ -53,22 +53,39 @@ pub struct Intent {
 }
 
 /// What a client was told, and for which request.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AnswerRecord {
-    /// The transaction, which is also the idempotency key.
-    pub id: TxnId,
+    /// The answer, under the transaction's id, which is also the idempotency key.
+    pub answer: Answer,
     /// Hash of the request, lower-case hex of SHA-256.
     pub request_hash: String,
-    /// The answer's body, exactly as given.
-    pub body: Box<RawValue>,
     /// When it was made.
     pub at: Timestamp,
 }
 
 impl AnswerRecord {
-    /// The stored form of an answer's body.
-    pub fn body(answer: &impl Serialize) -> Box<RawValue> {
-        serde_json::value::to_raw_value(answer).expect("answers are plain data")
+    /// The record as it is written.
+    pub fn given(&self) -> Given<'_> {
+        Given { answer: &self.answer, request_hash: &self.request_hash, at: self.at }
+    }
+}
+
+/// An [`AnswerRecord`] on its way into the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// The answer.
+    pub answer: &'a Answer,
+    /// Hash of the request.
+    pub request_hash: &'a str,
+    /// When it was made.
+    pub at: Timestamp,
+}
+
+impl Given<'_> {
+    /// A copy that stays.
+    pub fn to_record(&self) -> AnswerRecord {
+        let Self { answer, request_hash, at } = *self;
+        AnswerRecord { answer: answer.clone(), request_hash: request_hash.to_owned(), at }
     }
 }
 

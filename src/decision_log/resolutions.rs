@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ANSWERS, AnswerRecord, DecisionLog, Error, Options, RESOLUTIONS, Recovered, answer_key, encode,
-    execution_key, read_all,
+    AnswerRecord, DecisionLog, Error, Options, RESOLUTIONS, Recovered, encode, execution_key,
+    read_all,
 };
 use crate::store::{Batch, Store};
 use crate::txn::{
@@ -94,9 +94,7 @@ impl DecisionLog {
         let mut key = execution_key(resolution.epoch, resolution.physical);
         key.extend(resolution.branch.0.to_be_bytes());
         batch.put(RESOLUTIONS, key, encode(resolution));
-        for answer in answers {
-            batch.put(ANSWERS, answer_key(&answer.id), encode(answer));
-        }
+        self.put_answers(&mut batch, answers.iter().map(AnswerRecord::given));
         self.write(batch)
     }
 

@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DecisionLog, Error, OUTCOMES, OutcomeRow, SEALS, decode, encode, read};
+use super::{DecisionLog, Error, OUTCOMES, OutcomeRow, SEALS, decode, encode, read, rows};
 use crate::store::{Batch, Store};
 
 const OPEN_KEY: &[u8] = b"open";
 const SEALED_PREFIX: &[u8] = b"sealed/";
-/// Rows deleted in one batch.
+/// Values deleted in one batch.
 const DELETE_COUNT_MAX: usize = 1_000;
 
 /// Consecutive outcome rows, both ends included.
@@ -57,20 +57,39 @@ impl DecisionLog {
     ) -> Result<Vec<(u64, OutcomeRow)>, Error> {
         let store = self.store();
         let from = from.max(self.sealed_to() + 1);
-        let entries = store.from(OUTCOMES, &from.to_be_bytes()).take(count_max);
-        entries
-            .map(|entry| {
-                let (key, value) = entry?;
-                let sequence = sequence_of(store, &key)?;
-                Ok((sequence, decode(store, OUTCOMES, &key, &value)?))
-            })
-            .collect()
+        let first = self.value_of(from)?.map_or(from, |(first, _)| first);
+        let mut found = Vec::new();
+        for entry in store.from(OUTCOMES, &first.to_be_bytes()) {
+            if found.len() >= count_max {
+                break;
+            }
+            let (key, value) = entry?;
+            let first = sequence_of(store, &key)?;
+            let rows = rows::decode(&value);
+            let rows = rows.map_err(|error| store.record_error(OUTCOMES, &key, error))?;
+            let numbered = (first..).zip(rows).filter(|(sequence, _)| *sequence >= from);
+            found.extend(numbered.take(count_max - found.len()));
+        }
+        Ok(found)
     }
 
     /// Whether the outcome row of this sequence is durable and unsealed.
     pub fn has_outcome(&self, sequence: u64) -> Result<bool, Error> {
-        let key = sequence.to_be_bytes();
-        Ok(sequence > self.sealed_to() && self.store().get(OUTCOMES, &key)?.is_some())
+        Ok(sequence > self.sealed_to() && self.value_of(sequence)?.is_some())
+    }
+
+    /// The value that holds the row of a sequence: its first sequence, and how many rows it has.
+    fn value_of(&self, sequence: u64) -> Result<Option<(u64, u64)>, Error> {
+        let store = self.store();
+        let lowest = sequence.saturating_sub(rows::RUN_MAX as u64 - 1);
+        let (low, high) = (lowest.to_be_bytes(), sequence.to_be_bytes());
+        let Some((key, value)) = store.last_within(OUTCOMES, &low, &high)? else {
+            return Ok(None);
+        };
+        let first = sequence_of(store, &key)?;
+        let count = rows::count(&value);
+        let count = count.map_err(|error| store.record_error(OUTCOMES, &key, error))?;
+        Ok((sequence - first < count).then_some((first, count)))
     }
 
     /// The last sequence that was sealed; 0 if none was.
@@ -107,18 +126,25 @@ impl DecisionLog {
         Ok(())
     }
 
-    /// Deletes the rows of sealed ranges and gives their number.
+    /// Deletes the rows of sealed ranges and gives their number. Rows that share a value with an
+    /// unsealed one stay with it; no reader sees them.
     pub async fn drop_sealed_rows(&self) -> Result<u64, Error> {
         let store = self.store();
         let (mut batch, mut dropped) = (Batch::new(), 0);
         for entry in store.prefix(OUTCOMES, b"") {
-            let (key, _) = entry?;
-            if sequence_of(store, &key)? > self.sealed_to() {
+            let (key, value) = entry?;
+            let first = sequence_of(store, &key)?;
+            if first > self.sealed_to() {
+                break;
+            }
+            let count = rows::count(&value);
+            let count = count.map_err(|error| store.record_error(OUTCOMES, &key, error))?;
+            if first.saturating_add(count - 1) > self.sealed_to() {
                 break;
             }
             batch.delete(OUTCOMES, key);
-            dropped += 1;
-            if dropped % DELETE_COUNT_MAX as u64 == 0 {
+            dropped += count;
+            if batch.len() >= DELETE_COUNT_MAX {
                 store.write_lazy(std::mem::take(&mut batch)).await?;
             }
         }

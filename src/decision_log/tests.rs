@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
-use serde_json::json;
-
 use super::*;
-use crate::txn::{Admission, Decision, LegVote, Mode, Outcome, Plan, Protocol};
+use crate::txn::{
+    Admission, Answer, Decision, LegVote, Mode, Outcome, Plan, Protocol, Timestamp, Timings,
+};
+
+mod batches;
+mod formats;
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
@@ -21,10 +24,18 @@ fn id(n: u64) -> TxnId {
 }
 
 fn answer(n: u64, outcome: &str) -> AnswerRecord {
-    AnswerRecord {
+    let answer = Answer {
         id: id(n),
+        outcome: outcome.parse().unwrap(),
+        reasons: vec![],
+        protocol: Some(Protocol::TwoPhase),
+        participants: vec!["core".parse().unwrap()],
+        insights: None,
+        timings_ms: Timings::default(),
+    };
+    AnswerRecord {
+        answer,
         request_hash: "00".repeat(32),
-        body: AnswerRecord::body(&json!({"id": id(n), "outcome": outcome})),
         at: Timestamp::from_micros(i64::try_from(n).unwrap() * 1_000_000),
     }
 }
@@ -131,11 +142,11 @@ fn the_newest_execution_that_may_have_committed_is_known_when_the_log_is_opened(
     // As they end, not as they began; one that was aborted may be newer.
     let decided: Vec<_> = (1..=3).map(|n| decision(&log, n)).collect();
     for (n, decided) in [(3, &decided[2]), (2, &decided[1])] {
-        run(log.record_outcomes(Some(decided), &[(&answer(n, "committed"), &row(n))], None))
+        run(log.record_outcomes(Some(decided), &[(answer(n, "committed").given(), &row(n))], None))
             .unwrap();
         run(log.finish(decided.epoch, decided.physical)).unwrap();
     }
-    run(log.record_outcomes(None, &[(&answer(9, "aborted"), &row(9))], None)).unwrap();
+    run(log.record_outcomes(None, &[(answer(9, "aborted").given(), &row(9))], None)).unwrap();
     drop(log);
     let (log, recovered) = open(dir.path());
     assert_eq!(recovered.newest, Some((Epoch(1), PhysicalId(3))));
@@ -154,13 +165,13 @@ fn an_outcome_is_one_write_and_survives() {
     let (log, _) = open(dir.path());
     let before = log.flushes();
     let decided = decision(&log, 1);
-    run(log.record_outcomes(Some(&decided), &[(&answer(1, "committed"), &row(1))], None)).unwrap();
+    run(log.record_outcomes(Some(&decided), &[(answer(1, "committed").given(), &row(1))], None))
+        .unwrap();
     assert_eq!(log.flushes(), before + 1);
     drop(log);
     let (log, recovered) = open(dir.path());
     assert_eq!(recovered.decisions, std::slice::from_ref(&decided));
-    let found = log.answer(&id(1)).unwrap().map(|found| json!(found));
-    assert_eq!(found, Some(json!(answer(1, "committed"))));
+    assert_eq!(log.answer(&id(1)).unwrap(), Some(answer(1, "committed")));
     assert!(log.answer(&id(2)).unwrap().is_none());
     assert_eq!(log.decision(decided.epoch, decided.physical).unwrap(), Some(decided.clone()));
     let rows = log.outcome_rows(0, 10).unwrap();
@@ -174,7 +185,7 @@ fn an_outcome_is_one_write_and_survives() {
 fn missing_features_survive_as_missing() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path());
-    run(log.record_outcomes(None, &[(&answer(1, "rejected"), &row(1))], None)).unwrap();
+    run(log.record_outcomes(None, &[(answer(1, "rejected").given(), &row(1))], None)).unwrap();
     let features = log.outcome_rows(1, 1).unwrap()[0].1.features.clone();
     assert_eq!((features[0], features[2]), (0.5, -3.25));
     assert!(features[1].is_nan());
@@ -190,7 +201,7 @@ fn an_intent_is_recovered_until_its_outcome_is_recorded() {
     let (log, recovered) = open(dir.path());
     assert_eq!(recovered.intents.len(), 1);
     let done = Some((open_intent.epoch, open_intent.physical));
-    run(log.record_outcomes(None, &[(&answer(1, "committed"), &row(1))], done)).unwrap();
+    run(log.record_outcomes(None, &[(answer(1, "committed").given(), &row(1))], done)).unwrap();
     drop(log);
     assert!(open(dir.path()).1.intents.is_empty());
 }
@@ -205,7 +216,7 @@ fn rows_are_numbered_without_gaps_under_concurrency() {
             .map(|n| {
                 let log = log.clone();
                 tokio::spawn(async move {
-                    log.record_outcomes(None, &[(&answer(n, "aborted"), &row(n))], None)
+                    log.record_outcomes(None, &[(answer(n, "aborted").given(), &row(n))], None)
                         .await
                         .unwrap();
                 })
@@ -233,20 +244,28 @@ fn old_answers_are_pruned_but_never_unresolved_ones() {
     let decided = decision(&log, 2);
     let open_intent = intent(&log, 3);
     run(log.record_intent(&open_intent)).unwrap();
-    run(log.record_outcomes(None, &[(&answer(0, "aborted"), &row(0))], None)).unwrap();
-    run(log.record_outcomes(None, &[(&answer(1, "in_doubt"), &row(1))], None)).unwrap();
-    run(log.record_outcomes(Some(&decided), &[(&answer(2, "committed"), &row(2))], None)).unwrap();
-    run(log.record_outcomes(None, &[(&answer(3, "in_doubt"), &row(3))], None)).unwrap();
-    run(log.record_outcomes(None, &[(&answer(50, "aborted"), &row(50))], None)).unwrap();
+    run(log.record_outcomes(None, &[(answer(0, "aborted").given(), &row(0))], None)).unwrap();
+    run(log.record_outcomes(None, &[(answer(1, "in_doubt").given(), &row(1))], None)).unwrap();
+    run(log.record_outcomes(Some(&decided), &[(answer(2, "committed").given(), &row(2))], None))
+        .unwrap();
+    run(log.record_outcomes(None, &[(answer(3, "in_doubt").given(), &row(3))], None)).unwrap();
+    run(log.record_outcomes(None, &[(answer(50, "aborted").given(), &row(50))], None)).unwrap();
     let now = Timestamp::from_micros(149_000_000);
     assert_eq!(run(log.prune_answers(now)).unwrap(), 1);
     assert!(log.answer(&id(0)).unwrap().is_none());
     for kept in [1, 2, 3, 50] {
         assert!(log.answer(&id(kept)).unwrap().is_some(), "{kept}");
     }
-    run(log.update_answer(&answer(1, "aborted"))).unwrap();
+    run(log.update_answer(answer(1, "aborted").given())).unwrap();
     run(log.finish(decided.epoch, decided.physical)).unwrap();
-    assert_eq!(run(log.prune_answers(now)).unwrap(), 2);
+    // What was replaced waits behind those recorded before that.
+    assert_eq!(run(log.prune_answers(now)).unwrap(), 1);
+    assert_eq!(log.answer(&id(1)).unwrap(), Some(answer(1, "aborted")));
+    let later = Timestamp::from_micros(200_000_000);
+    assert_eq!(run(log.prune_answers(later)).unwrap(), 2);
+    assert!(log.answer(&id(3)).unwrap().is_some(), "its intent is open");
+    let left = log.store().prefix(ANSWER_BATCHES, b"").count();
+    assert_eq!(left, 1, "batches without an answer leave");
 }
 
 #[test]
@@ -254,7 +273,7 @@ fn one_range_is_sealed_at_a_time_and_its_rows_leave_with_the_note() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path());
     for n in 1..=5 {
-        run(log.record_outcomes(None, &[(&answer(n, "aborted"), &row(n))], None)).unwrap();
+        run(log.record_outcomes(None, &[(answer(n, "aborted").given(), &row(n))], None)).unwrap();
     }
     let range = SealRange { first: 1, last: 3 };
     run(log.open_seal(range)).unwrap();
@@ -285,12 +304,19 @@ fn unreadable_records_are_located_and_do_not_panic() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path());
     let mut batch = Batch::new();
-    batch.put(ANSWERS, b"txn-1".into(), b"{".into());
+    let key = |n| [&[5][..], id(n).as_str().as_bytes()].concat();
+    batch.put(ANSWER_IDS, key(1), vec![1, 7, 0]);
+    batch.put(ANSWER_IDS, key(2), vec![1, 8, 0]);
+    batch.put(ANSWER_IDS, key(3), vec![9]);
+    batch.put(ANSWER_BATCHES, 7_u64.to_be_bytes().to_vec(), b"{".into());
     batch.put(OUTCOMES, 9_u64.to_be_bytes().to_vec(), b"[]".into());
     batch.put(DECISIONS, execution_key(Epoch(1), PhysicalId(1)), b"null".into());
     run(log.write(batch)).unwrap();
-    let text = log.answer(&id(1)).unwrap_err().to_string();
-    assert!(text.contains("record txn-1 in keyspace answers"), "{text}");
+    (1..=3).for_each(|n| log.0.seen.add(&key(n)));
+    let text = |n| log.answer(&id(n)).unwrap_err().to_string();
+    assert!(text(1).contains("record 7 in keyspace answer_batches"), "{}", text(1));
+    assert!(text(2).contains("in keyspace answer_ids") && text(2).contains("answers 8"));
+    assert!(text(3).contains("in keyspace answer_ids"), "{}", text(3));
     let text = log.outcome_rows(0, 10).unwrap_err().to_string();
     assert!(text.contains("record 9 in keyspace outcomes"), "{text}");
     drop(log);

@@ -169,6 +169,12 @@ pub trait Batches: Send + Sync {
     /// Carries a batch out.
     fn work(&self, batch: Batch) -> BoxFuture<'_, Worked>;
 
+    /// Whether a commit's effect is there for whoever comes next as soon as its call was made, long
+    /// before that is durable.
+    fn applies_at_once(&self) -> bool {
+        false
+    }
+
     /// Prepares what is held. `Yes` is durable.
     fn prepare_held(&self, gid: Gid) -> BoxFuture<'_, Vote>;
 }

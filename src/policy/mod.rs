@@ -4,6 +4,7 @@
 //! outcomes are told to it. It runs before the engine starts and never after anything is prepared.
 
 mod admission;
+pub mod coalescing;
 mod options;
 mod timeout;
 

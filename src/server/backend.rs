@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::coordinator::{
     Answer, Doubts, Page, ParticipantStatus, Predicted, Query, ResolveError, RetryScope, Statement,
-    Submission, SubmitError, Unresolved, Woken,
+    Submission, SubmitError, Travelled, Unresolved, Woken,
 };
 use crate::decision_log::ResolutionRecord;
 use crate::participants::BoxFuture;
@@ -117,6 +117,8 @@ pub struct Reading {
     pub fallbacks: Vec<(String, String, u64)>,
     /// Prepared branches of other decision logs, found at start and left alone.
     pub foreign_branches: u64,
+    /// What travelled together.
+    pub travelled: Travelled,
     /// Policy's mode.
     pub mode: String,
     /// What serves predictions.

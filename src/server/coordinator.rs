@@ -53,6 +53,7 @@ impl Backend for Coordinator {
             reasons: status.reasons.into_iter().collect(),
             fallbacks: fallbacks.iter().map(counted).collect(),
             foreign_branches: status.foreign_branches.len() as u64,
+            travelled: status.travelled,
             mode: status.mode.to_string(),
             model: self.serving().version(),
         }

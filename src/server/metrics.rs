@@ -149,6 +149,11 @@ impl Metrics {
             let healthy = if store.healthy { 1.0 } else { 0.0 };
             self.gauge("presume_store_healthy", labels()).set(healthy);
         }
+        let travelled = reading.travelled;
+        self.counter("presume_batches_total", []).absolute(travelled.batches);
+        self.counter("presume_batch_members_total", []).absolute(travelled.members);
+        self.counter("presume_batches_retried_total", []).absolute(travelled.retried);
+        self.gauge("presume_transactions_waiting", []).set(travelled.waiting as f64);
         let foreign = reading.foreign_branches as f64;
         self.gauge("presume_foreign_branches", []).set(foreign);
         self.show("presume_model_info", "version", &self.model, &reading.model);
@@ -197,6 +202,9 @@ fn describe(recorder: &PrometheusRecorder) {
         ("presume_http_answered_later_total", "requests answered 202 while still running"),
         ("presume_connections_refused_total", "connections over the limit"),
         ("presume_model_fallbacks_total", "predictions that rules made, by target and cause"),
+        ("presume_batches_total", "batches of transactions that travelled together"),
+        ("presume_batch_members_total", "their members"),
+        ("presume_batches_retried_total", "batches that were taken back and tried again"),
         ("presume_store_flushes_total", "flushes to disk by store"),
         ("presume_store_writes_total", "writes made durable by store"),
     ] {
@@ -204,6 +212,7 @@ fn describe(recorder: &PrometheusRecorder) {
     }
     for (name, help) in [
         ("presume_transactions_in_flight", "transactions that run now"),
+        ("presume_transactions_waiting", "transactions that wait for others on their way"),
         ("presume_transactions_in_doubt", "transactions past their first phase, not settled"),
         ("presume_transactions_in_doubt_oldest_seconds", "age of the oldest of them"),
         ("presume_connections", "open connections"),

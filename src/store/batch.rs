@@ -22,7 +22,8 @@ pub struct Batch {
 pub(super) enum Operation {
     Put(Keyspace, Vec<u8>, Vec<u8>),
     Delete(Keyspace, Vec<u8>),
-    Append(Keyspace, Vec<u8>),
+    /// A value that takes so many sequences.
+    Append(Keyspace, u32, Vec<u8>),
 }
 
 /// What an operation costs in a queue beside its key and value.
@@ -51,9 +52,21 @@ impl Batch {
 
     /// Stores a value under the keyspace's next sequence, a big-endian `u64` that starts at 1.
     pub fn append(&mut self, keyspace: Keyspace, value: Vec<u8>) -> &mut Self {
+        self.append_run(keyspace, 1, value)
+    }
+
+    /// Stores one value under the first of the keyspace's next `count` sequences and takes them
+    /// all: it stands for so many.
+    pub fn append_run(&mut self, keyspace: Keyspace, count: u32, value: Vec<u8>) -> &mut Self {
+        assert!(count > 0, "a run of nothing");
         self.bytes += OPERATION_BYTES + value.len();
-        self.operations.push(Operation::Append(keyspace, value));
+        self.operations.push(Operation::Append(keyspace, count, value));
         self
+    }
+
+    /// How many operations it holds.
+    pub fn len(&self) -> usize {
+        self.operations.len()
     }
 
     /// Whether it holds nothing.

@@ -79,11 +79,14 @@ impl Folder {
         self.path.join(DATA)
     }
 
-    pub fn mark_ready(&self) -> Result<(), Error> {
-        if self.identity.state == State::Ready {
+    /// Notes that the database stands, in the format of this program: an older one, which would
+    /// not understand what is written from now on, refuses it.
+    pub fn mark_ready(&self, version: u32) -> Result<(), Error> {
+        if self.identity.state == State::Ready && self.identity.version == version {
             return Ok(());
         }
-        write_identity(&self.path, &Identity { state: State::Ready, ..self.identity.clone() })
+        let identity = Identity { state: State::Ready, version, ..self.identity.clone() };
+        write_identity(&self.path, &identity)
     }
 
     /// Keeps refusing the folder: the database cuts a damaged journal when it opens it, so the

@@ -45,12 +45,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use fjall::config::PartitioningPolicy;
 use fjall::{Database, KeyspaceCreateOptions};
 
 pub use batch::{Batch, Keyspace};
 pub use error::Error;
 pub use queue::{Announced, Urgency, Write};
-pub use reader::{Entries, Snapshot};
+pub use reader::{Entries, LastEntry, Snapshot};
 
 use folder::Folder;
 use queue::{Reply, Shared};
@@ -71,6 +72,9 @@ pub struct Options {
     pub version: u32,
     /// Names of the keyspaces; [`Keyspace::at`] is a position in this list.
     pub keyspaces: &'static [&'static str],
+    /// Those of them that grow to many times the cache: their filters and indexes are read in
+    /// parts. A whole filter is a megabyte for each million keys, which no read should load.
+    pub large: &'static [Keyspace],
     /// The longest a lazy batch waits for an urgent one.
     pub lazy_flush_after: Duration,
     /// The most batches waiting; more are refused with [`Error::Full`].
@@ -90,6 +94,7 @@ impl Options {
             kind,
             version,
             keyspaces,
+            large: &[],
             lazy_flush_after: Duration::from_millis(100),
             queue_count_max: 65_536,
             queue_bytes_max: 64 << 20,
@@ -101,6 +106,8 @@ impl Options {
     fn check(&self) {
         assert!(!self.keyspaces.is_empty() && self.keyspaces.len() < 32, "1 to 31 keyspaces");
         assert!(!self.keyspaces.contains(&WRITER_KEYSPACE), "`writer` is the store's own");
+        let count = self.keyspaces.len();
+        assert!(self.large.iter().all(|large| usize::from(large.0) < count), "no such keyspace");
         assert!(self.queue_count_max > 0 && self.queue_bytes_max > 0, "an empty queue");
         assert!(self.flush_count_max > 0, "an empty flush");
     }
@@ -139,7 +146,7 @@ impl Store {
             return Err(Error::Corrupt { folder: path.to_owned(), detail });
         }
         let keyspaces = open_keyspaces(&database, options)?;
-        folder.mark_ready()?;
+        folder.mark_ready(options.version)?;
         let reader = Reader::new(keyspaces, database.clone(), folder);
         let shared = Arc::new(Shared::new(options));
         let writer = writer::spawn(options, database, &reader, Arc::clone(&shared))?;
@@ -224,6 +231,11 @@ impl Store {
         self.0.reader.from(keyspace, key)
     }
 
+    /// The durable entry with the highest key from `low` to `high`, both included.
+    pub fn last_within(&self, keyspace: Keyspace, low: &[u8], high: &[u8]) -> LastEntry {
+        self.0.reader.last_within(keyspace, low, high)
+    }
+
     /// How often this store has synced since it was opened.
     pub fn flushes(&self) -> u64 {
         self.0.shared.flushes.load(Ordering::Relaxed)
@@ -293,13 +305,24 @@ fn open_database(folder: &Folder, options: &Options) -> Result<Database, Error> 
 
 fn open_keyspaces(database: &Database, options: &Options) -> Result<Vec<fjall::Keyspace>, Error> {
     let names = options.keyspaces.iter().copied().chain([WRITER_KEYSPACE]);
-    names
-        .map(|name| {
+    (0..)
+        .map(Keyspace)
+        .zip(names)
+        .map(|(position, name)| {
             database
-                .keyspace(name, || {
-                    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX)
-                })
+                .keyspace(name, || settings(options.large.contains(&position)))
                 .map_err(|error| error::from_fjall(Path::new(name), "open keyspace", error))
         })
         .collect()
+}
+
+/// What a keyspace is made with; it keeps that for ever.
+fn settings(large: bool) -> KeyspaceCreateOptions {
+    let settings = KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
+    if !large {
+        return settings;
+    }
+    settings
+        .filter_block_partitioning_policy(PartitioningPolicy::all(true))
+        .index_block_partitioning_policy(PartitioningPolicy::all(true))
 }

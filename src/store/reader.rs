@@ -9,6 +9,9 @@ use super::error::from_fjall;
 use super::folder::Folder;
 use super::{Error, Keyspace};
 
+/// A key and its value, if any was found.
+pub type LastEntry = Result<Option<(Vec<u8>, Vec<u8>)>, Error>;
+
 /// Handles to the keyspaces; the last of them is the writer's.
 #[derive(Clone)]
 pub(super) struct Reader {
@@ -43,6 +46,13 @@ impl Reader {
 
     pub fn from(&self, keyspace: Keyspace, key: &[u8]) -> Entries {
         Entries { iter: self.keyspace(keyspace).range(key.to_vec()..), reader: self.clone() }
+    }
+
+    pub fn last_within(&self, keyspace: Keyspace, low: &[u8], high: &[u8]) -> LastEntry {
+        let mut range = self.keyspace(keyspace).range(low.to_vec()..=high.to_vec());
+        let Some(entry) = range.next_back() else { return Ok(None) };
+        let (key, value) = entry.into_inner().map_err(|e| self.error(e))?;
+        Ok(Some((key.to_vec(), value.to_vec())))
     }
 
     pub fn snapshot(&self) -> Snapshot {

@@ -372,6 +372,56 @@ fn files_below(path: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
+fn a_run_takes_as_many_sequences_as_it_stands_for_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let append = |store: &Store, counts: &[u32]| {
+        let mut batch = Batch::new();
+        for count in counts {
+            batch.append_run(B, *count, b"run".into());
+        }
+        store.submit(batch, Urgency::Urgent).unwrap().wait().unwrap()
+    };
+    let store = open(dir.path()).unwrap();
+    assert_eq!(append(&store, &[3, 1, 128]), [1, 4, 5]);
+    assert_eq!(append(&store, &[2]), [133]);
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(append(&store, &[1, 1]), [135, 136]);
+    let last = |low: u64, high: u64| {
+        let entry = store.last_within(B, &low.to_be_bytes(), &high.to_be_bytes()).unwrap();
+        entry.map(|(key, _)| u64::from_be_bytes(key.try_into().unwrap()))
+    };
+    assert_eq!(
+        [last(0, 3), last(0, 4), last(6, 132), last(1, 999)],
+        [Some(1), Some(4), None, Some(136)]
+    );
+}
+
+#[test]
+fn of_many_writes_to_few_keys_in_one_flush_the_last_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let mut batch = Batch::new();
+    for n in 0..2_000_u32 {
+        let key = (n % 7).to_be_bytes().to_vec();
+        // The same key in two keyspaces is two keys.
+        batch.put(A, key.clone(), n.to_be_bytes().to_vec());
+        if n % 2 == 0 {
+            batch.delete(B, key)
+        } else {
+            batch.put(B, key, b"odd".into())
+        };
+    }
+    store.submit(batch, Urgency::Urgent).unwrap().wait().unwrap();
+    for key in 0..7_u32 {
+        let last = (0..2_000).rev().find(|n| n % 7 == key).unwrap();
+        let value = store.get(A, &key.to_be_bytes()).unwrap().unwrap();
+        assert_eq!(value, last.to_be_bytes(), "{key}");
+        assert_eq!(store.get(B, &key.to_be_bytes()).unwrap().is_some(), last % 2 == 1, "{key}");
+    }
+}
+
+#[test]
 fn unreadable_records_are_located() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();

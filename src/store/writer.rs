@@ -1,12 +1,15 @@
 //! The one thread that writes: drain, one durable batch, wake all.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fjall::{Database, PersistMode};
+use fjall::{Database, OwnedWriteBatch, PersistMode};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::batch::Operation;
 use super::error::io;
@@ -36,6 +39,7 @@ pub(super) fn spawn(
         lazy_flush_after: options.lazy_flush_after,
         flush_count_max: options.flush_count_max,
         gather: Gather::default(),
+        seed: RandomState::new().hash_one(()),
     };
     std::thread::Builder::new()
         .name(format!("presume-{}", options.kind))
@@ -54,6 +58,8 @@ pub(super) fn spawn(
 
 const FLUSH_COUNT_KEY: &[u8] = b"flushes";
 const MARKER_KEY: &[u8] = b"marker";
+/// Records of the writer's own in a flush: next sequences, count, marker. A hint.
+const OWN_COUNT_MAX: usize = 4;
 
 fn sequence_key(position: usize) -> Vec<u8> {
     format!("sequence/{position}").into_bytes()
@@ -76,25 +82,49 @@ struct Writer {
     lazy_flush_after: Duration,
     flush_count_max: usize,
     gather: Gather,
+    /// Of the hash of keys, which clients choose.
+    seed: u64,
 }
 
 /// Writes of one flush; of two to the same key the later wins, because the database gives all
 /// writes of a batch the same age.
-#[derive(Default)]
 struct Merged {
     writes: Vec<(Keyspace, Vec<u8>, Option<Vec<u8>>)>,
-    positions: HashMap<(Keyspace, Vec<u8>), usize>,
+    /// Positions in `writes` by key, of those that another may be meant to replace.
+    positions: HashTable<usize>,
+    /// Keyspaces that got appended values, a bit each.
+    appended: u32,
+    seed: u64,
 }
 
 impl Merged {
+    fn with_capacity(count: usize, seed: u64) -> Self {
+        let positions = HashTable::with_capacity(count);
+        Self { writes: Vec::with_capacity(count), positions, appended: 0, seed }
+    }
+
     fn set(&mut self, keyspace: Keyspace, key: Vec<u8>, value: Option<Vec<u8>>) {
-        if let Some(position) = self.positions.get(&(keyspace, key.clone())) {
-            self.writes[*position].2 = value;
-        } else {
-            self.positions.insert((keyspace, key.clone()), self.writes.len());
-            self.writes.push((keyspace, key, value));
+        let writes = &self.writes;
+        let same = |at: &usize| writes[*at].0 == keyspace && writes[*at].1 == key;
+        let seed = self.seed;
+        let hash = |at: &usize| hash_of(seed, writes[*at].0, &writes[*at].1);
+        match self.positions.entry(hash_of(seed, keyspace, &key), same, hash) {
+            Entry::Occupied(at) => self.writes[*at.get()].2 = value,
+            Entry::Vacant(place) => {
+                place.insert(writes.len());
+                self.writes.push((keyspace, key, value));
+            }
         }
     }
+
+    /// Sets a key that was never there.
+    fn add(&mut self, keyspace: Keyspace, key: Vec<u8>, value: Vec<u8>) {
+        self.writes.push((keyspace, key, Some(value)));
+    }
+}
+
+fn hash_of(seed: u64, keyspace: Keyspace, key: &[u8]) -> u64 {
+    xxh3_64_with_seed(key, seed ^ u64::from(keyspace.0))
 }
 
 impl Writer {
@@ -139,7 +169,8 @@ impl Writer {
             return fail(requests, &error);
         }
         let count = requests.len() as u64;
-        let mut merged = Merged::default();
+        let operations: usize = requests.iter().map(|request| request.batch.operations.len()).sum();
+        let mut merged = Merged::with_capacity(operations + OWN_COUNT_MAX, self.seed);
         let mut replies = Vec::with_capacity(requests.len());
         let mut ticket = 0;
         for request in requests {
@@ -176,13 +207,12 @@ impl Writer {
             match operation {
                 Operation::Put(keyspace, key, value) => merged.set(keyspace, key, Some(value)),
                 Operation::Delete(keyspace, key) => merged.set(keyspace, key, None),
-                Operation::Append(keyspace, value) => {
+                Operation::Append(keyspace, count, value) => {
                     let position = usize::from(keyspace.0);
                     let sequence = self.next_sequences[position];
-                    self.next_sequences[position] = sequence + 1;
-                    merged.set(keyspace, sequence.to_be_bytes().to_vec(), Some(value));
-                    let next = (sequence + 1).to_be_bytes().to_vec();
-                    merged.set(self.own, sequence_key(position), Some(next));
+                    self.next_sequences[position] = sequence + u64::from(count);
+                    merged.add(keyspace, sequence.to_be_bytes().to_vec(), value);
+                    merged.appended |= 1 << position;
                     sequences.push(sequence);
                 }
             }
@@ -192,9 +222,16 @@ impl Writer {
 
     fn commit(&mut self, mut merged: Merged) -> Result<(), String> {
         self.flush += 1;
+        for (position, next) in self.next_sequences.iter().enumerate() {
+            if merged.appended & (1 << position) != 0 {
+                let next = next.to_be_bytes().to_vec();
+                merged.set(self.own, sequence_key(position), Some(next));
+            }
+        }
         merged.set(self.own, FLUSH_COUNT_KEY.to_vec(), Some(self.flush.to_be_bytes().to_vec()));
         merged.set(self.own, MARKER_KEY.to_vec(), Some(journal::marker(self.flush)));
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        let batch = OwnedWriteBatch::with_capacity(self.database.clone(), merged.writes.len());
+        let mut batch = batch.durability(Some(PersistMode::SyncData));
         for (keyspace, key, value) in merged.writes {
             let keyspace = self.reader.keyspace(keyspace);
             match value {

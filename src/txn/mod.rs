@@ -3,6 +3,7 @@
 //! Plain data with its validation and its text forms; no I/O, no clock, no randomness. Everything
 //! else in the crate speaks in these words, one word one meaning (see the glossary in `README.md`).
 
+mod answer;
 mod history;
 mod ids;
 mod money;
@@ -14,6 +15,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+pub use answer::{Answer, Insights, Timings};
 pub use history::{FailureClass, HistoryOutcome, HistoryRow, LegRow, LegVote};
 pub use ids::{
     BranchIndex, CounterpartyId, CustomerId, Epoch, Gid, IdError, LogId, OperationName,

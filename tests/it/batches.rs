@@ -458,7 +458,7 @@ async fn many_members_and_odd_texts_arrive_as_they_are<B: BatchBank>(bank: &B) {
         bank.sql(&format!("SELECT COALESCE({}, 'none') FROM accounts WHERE id = 'm{n}'", B::HEX))
     };
     let expected = |text: &serde_json::Value| match text.as_str() {
-        Some(text) => text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        Some(text) => text.bytes().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")),
         None => "none".to_owned(),
     };
     for (physical, style) in (10..).zip(STYLES) {

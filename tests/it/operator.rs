@@ -220,6 +220,17 @@ async fn what_a_killed_coordinator_left_is_listed_and_ended_off_line() {
     assert_eq!((&one["ids"][0], &one["decision"]), (&"t3".into(), &"commit".into()));
     assert_eq!((&one["branches"][1]["gid"], &one["state"]), (&gid.into(), &"telling".into()));
 
+    let rows = done(said(&txn(&house, &["rows", "--data-dir", "data"])));
+    let row: Value = serde_json::from_str(rows.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&row["row"]["txn_id"], &row["sequence"]),
+        (&"t3".into(), &rows.lines().count().into())
+    );
+    assert_eq!(
+        (&row["told"]["answer"]["outcome"], &row["row"]["outcome"]),
+        (&"committed".into(), &"committed".into())
+    );
+
     end_by_hand(&house, Side::Right, "COMMIT").await;
     let resolve = ["resolve", "t3", "--branch", "right", "--as", "done"];
     let resolve = [&resolve[..], &BY, &list[1..]].concat();

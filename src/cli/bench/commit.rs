@@ -4,40 +4,34 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use comfy_table::Table;
-use hdrhistogram::Histogram;
-use presume::coordinator::{self, Coordinator, Parts, Submission, SystemClock, Wait};
+use presume::coordinator::{self, Coordinator, Parts, SystemClock, Wait};
 use presume::decision_log::{self, DecisionLog};
 use presume::features;
 use presume::models::registry::Registry;
 use presume::models::serving::{self, Serving};
 use presume::participants::Participant;
 use presume::participants::ledger::{self, Ledger, NewAccount, Overdraft};
+use presume::policy::coalescing::{Coalescing, CoalescingOptions, Strategy};
 use presume::policy::{self, Policy};
-use presume::txn::{
-    Currency, Customer, CustomerId, CustomerType, Kind, Mode, Money, Operation, OperationName,
-    Outcome, Params, ParticipantName, Payment, ProtocolRequest, Transaction, TxnId,
-};
+use presume::txn::{Mode, Outcome, ParticipantName, Reason, ReasonCode};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::load::{Ended, Run, closed_loop};
+use super::workload::{ACCOUNTS, Accounts, EMPTY_ACCOUNTS, PARTICIPANTS, Workload, submission};
 use crate::cli::{Progress, print, print_json};
-
-/// At each participant.
-pub(super) const ACCOUNTS: u64 = 100_000;
-/// Who is debited, who is credited.
-pub(super) const PARTICIPANTS: [&str; 2] = ["left", "right"];
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   presume bench commit --in-flight 1,64,512 --seconds 5 --json
-  scripts/with-postgres presume bench commit --participants postgres --in-flight 1,8,32,64
+  scripts/with-postgres presume bench commit --participants postgres --in-flight 64,512,2048 \\
+      --declines 1 --rounds 5
 
-Between databases, LEFT_URL and RIGHT_URL name them; tables presume_bench and presume_bench_marker
+Between databases, LEFT_URL and RIGHT_URL name them; a table presume_bench and our own
 are made there.")]
 pub struct Args {
     /// Between what: embedded ledgers, or two PostgreSQL servers beside the bare protocol
@@ -61,9 +55,43 @@ pub struct Args {
     /// Measure without predictions
     #[arg(long)]
     no_predictions: bool,
+    /// Runs of everything, one after the other; figures are medians over them
+    #[arg(long, default_value_t = 1)]
+    pub(super) rounds: usize,
+    /// How accounts are drawn
+    #[arg(long, value_enum, default_value_t = Accounts::Uniform)]
+    accounts: Accounts,
+    /// Of a hundred transfers, so many are declined
+    #[arg(long, default_value_t = 0.0)]
+    declines: f64,
+    /// How batches are carried out
+    #[arg(long, default_value = "auto")]
+    strategy: Strategy,
+    /// The most members of a batch
+    #[arg(long)]
+    members_max: Option<usize>,
+    /// The most batches on their way
+    #[arg(long)]
+    journeys_max: Option<usize>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+impl Args {
+    pub(super) fn workload(&self) -> Workload {
+        Workload::new(self.accounts, self.declines)
+    }
+
+    pub(super) fn coalescing(&self) -> CoalescingOptions {
+        let default = CoalescingOptions::default();
+        CoalescingOptions {
+            strategy: self.strategy,
+            members_max: self.members_max.unwrap_or(default.members_max),
+            journeys_max: self.journeys_max.unwrap_or(default.journeys_max),
+            ..default
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -91,14 +119,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if args.participants == Kinds::Postgres {
-        return runtime.block_on(in_scratch(args, async |data: &Path| {
+        return runtime.block_on(in_scratch(&args.dir, async |data: &Path| {
             super::postgres::run(args, data).await
         }));
     }
     let mut all = Vec::new();
     for &in_flight in &args.in_flight {
         let progress = Progress::spinner(format!("{in_flight} in flight"), args.json);
-        let measured = in_scratch(args, async |data: &Path| measure(args, in_flight, data).await);
+        let measured =
+            in_scratch(&args.dir, async |data: &Path| measure(args, in_flight, data).await);
         all.push(runtime.block_on(measured)?);
         drop(progress);
     }
@@ -131,11 +160,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Runs in a scratch folder, which is removed.
-async fn in_scratch<T>(
-    args: &Args,
+pub(super) async fn in_scratch<T>(
+    dir: &Path,
     work: impl AsyncFnOnce(&Path) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let scratch = args.dir.join(format!(".presume-bench-{}", std::process::id()));
+    let scratch = dir.join(format!(".presume-bench-{}", std::process::id()));
     std::fs::create_dir_all(&scratch)
         .with_context(|| format!("cannot make {}", scratch.display()))?;
     let result = work(&scratch).await;
@@ -151,13 +180,15 @@ async fn measure(args: &Args, in_flight: usize, data: &Path) -> anyhow::Result<F
         Ok((ParticipantName::new(name)?, Arc::new(ledger.clone()) as Arc<dyn Participant>))
     };
     let participants = PARTICIPANTS.into_iter().zip(&ledgers).map(shared);
-    let bench = coordinate(args, data, participants.collect::<anyhow::Result<_>>()?).await?;
+    let participants = participants.collect::<anyhow::Result<_>>()?;
+    let bench = coordinate(args, data, participants, args.coalescing()).await?;
     let flushed =
         || bench.coordinator.status().flushes + ledgers.iter().map(Ledger::flushes).sum::<u64>();
-    bench.load(in_flight, Duration::from_millis(500), Wait::Decision).await?;
+    let workload = Arc::new(args.workload());
+    bench.load(&workload, in_flight, Duration::from_millis(500), Wait::Decision).await?;
     let flushes = flushed();
     let length = Duration::from_secs(args.seconds.max(1));
-    let run = bench.load(in_flight, length, Wait::Decision).await?;
+    let run = bench.load(&workload, in_flight, length, Wait::Decision).await?;
     let flushes = flushed() - flushes;
     bench.coordinator.shutdown(Duration::from_secs(5)).await;
     for ledger in &ledgers {
@@ -200,7 +231,9 @@ async fn open_ledgers(data: &Path) -> anyhow::Result<Vec<Ledger>> {
             opening_minor: 1_000_000_000,
             overdraft: Overdraft::Refused,
         };
-        ledger.open_accounts(&(0..ACCOUNTS).map(account).collect::<Vec<_>>()).await?;
+        let empty = |i| NewAccount { id: format!("e{i}"), opening_minor: 0, ..account(0) };
+        let accounts = (0..ACCOUNTS).map(account).chain((0..EMPTY_ACCOUNTS).map(empty));
+        ledger.open_accounts(&accounts.collect::<Vec<_>>()).await?;
         ledgers.push(ledger);
     }
     Ok(ledgers)
@@ -211,6 +244,7 @@ pub(super) async fn coordinate(
     args: &Args,
     data: &Path,
     participants: BTreeMap<ParticipantName, Arc<dyn Participant>>,
+    coalescing: CoalescingOptions,
 ) -> anyhow::Result<Bench> {
     let (log, recovered) =
         DecisionLog::open(&data.join("decisions"), decision_log::Options::default())?;
@@ -234,6 +268,7 @@ pub(super) async fn coordinate(
         serving: Arc::new(serving),
         features,
         policy: Policy::new(options)?,
+        coalescing: Coalescing::new(coalescing),
         clock: Arc::new(SystemClock),
     };
     let coordinator = Coordinator::start(parts, recovered, coordinator::Options::default()).await?;
@@ -247,169 +282,34 @@ pub(super) async fn coordinate(
 /// A coordinator under load.
 pub(super) struct Bench {
     pub(super) coordinator: Arc<Coordinator>,
-    predictions: String,
-}
-
-/// What a closed loop of clients saw.
-#[derive(Debug, Serialize)]
-pub(super) struct Run {
-    pub(super) committed: u64,
-    pub(super) seconds: f64,
-    pub(super) transfers_per_second: f64,
-    pub(super) answer_ms_p50: f64,
-    pub(super) answer_ms_p99: f64,
-    /// Until every participant had voted.
-    pub(super) voted_ms_p50: f64,
-    /// Processor time a transfer, user and system: of this process, clients included, and of all
-    /// else on the machine, which should be the databases. `None` off Linux.
-    pub(super) cpu_ms_own: Option<f64>,
-    pub(super) cpu_ms_others: Option<f64>,
-}
-
-/// Processor time spent, in clock ticks.
-#[derive(Debug, Clone, Copy)]
-struct Cpu {
-    own: f64,
-    machine: f64,
-}
-
-impl Cpu {
-    /// As `proc(5)` has it.
-    fn now() -> Option<Self> {
-        let own = std::fs::read_to_string("/proc/self/stat").ok()?;
-        // The name, in brackets, may hold anything.
-        let fields: Vec<f64> =
-            own.rsplit_once(')')?.1.split_whitespace().map(|f| f.parse().unwrap_or(0.0)).collect();
-        let machine = std::fs::read_to_string("/proc/stat").ok()?;
-        let spent: Vec<f64> =
-            machine.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
-        // user, nice, system, idle, iowait, irq, softirq
-        let busy = spent.get(..7)?.iter().sum::<f64>() - spent[3] - spent[4];
-        Some(Self { own: fields.get(11)? + fields.get(12)?, machine: busy })
-    }
-
-    /// Milliseconds since, of this process and of all others, for each of `count`.
-    fn since(start: Option<Self>, count: u64) -> (Option<f64>, Option<f64>) {
-        let (Some(start), Some(now)) = (start, Self::now()) else { return (None, None) };
-        // Ticks are hundredths of a second wherever Linux shows them.
-        let ms = |ticks: f64| Some(ticks * 10.0 / count.max(1) as f64);
-        let own = now.own - start.own;
-        (ms(own), ms((now.machine - start.machine - own).max(0.0)))
-    }
+    pub(super) predictions: String,
 }
 
 impl Bench {
-    /// Transfers by `clients` clients, every account pair drawn evenly.
+    /// Transfers of a workload by `clients` clients.
     pub(super) async fn load(
         &self,
+        workload: &Arc<Workload>,
         clients: usize,
         length: Duration,
         wait: Wait,
     ) -> anyhow::Result<Run> {
-        let coordinator = self.coordinator.clone();
+        let (coordinator, workload) = (self.coordinator.clone(), workload.clone());
         closed_loop(clients, length, move |_, n| {
-            let coordinator = coordinator.clone();
+            let (coordinator, workload) = (coordinator.clone(), workload.clone());
             async move {
-                let submission = Submission { wait, ..transfer(n)? };
-                let answer = coordinator.submit(submission).await?;
-                anyhow::ensure!(answer.outcome == Outcome::Committed, "{:?}", answer.reasons);
-                Ok(answer.timings_ms.prepare)
+                let transfer = workload.transfer(n);
+                let answer = coordinator.submit(submission(n, &transfer, wait)?).await?;
+                let declined = |reason: &Reason| reason.code == ReasonCode::BusinessDecline;
+                let ended = match answer.outcome {
+                    Outcome::Committed if !transfer.declined => Ended::Committed,
+                    Outcome::Aborted if !answer.reasons.iter().any(declined) => Ended::Failed,
+                    Outcome::Aborted if transfer.declined => Ended::Declined,
+                    outcome => anyhow::bail!("{} {outcome}: {:?}", answer.id, answer.reasons),
+                };
+                Ok((ended, answer.timings_ms.prepare))
             }
         })
         .await
     }
-}
-
-/// Clients that each do one thing after the other; `work` gets the client's and the thing's number
-/// and answers after how many milliseconds all had voted.
-pub(super) async fn closed_loop<W, F>(
-    clients: usize,
-    length: Duration,
-    work: W,
-) -> anyhow::Result<Run>
-where
-    W: Fn(usize, u64) -> F + Clone + Send + 'static,
-    F: Future<Output = anyhow::Result<f64>> + Send,
-{
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let (started, cpu) = (Instant::now(), Cpu::now());
-    let until = started + length;
-    let mut tasks = tokio::task::JoinSet::new();
-    for client in 0..clients {
-        let work = work.clone();
-        tasks.spawn(async move {
-            let mut latency = histogram()?;
-            let mut voted = histogram()?;
-            while Instant::now() < until {
-                let started = Instant::now();
-                let voted_ms = work(client, NEXT.fetch_add(1, Ordering::Relaxed)).await?;
-                let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-                latency.saturating_record(us);
-                voted.saturating_record((voted_ms * 1e3) as u64);
-            }
-            anyhow::Ok((latency, voted))
-        });
-    }
-    let (mut all, mut voted) = (histogram()?, histogram()?);
-    while let Some(task) = tasks.join_next().await {
-        let (latency, votes) = task??;
-        all.add(&latency)?;
-        voted.add(&votes)?;
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    let (cpu_ms_own, cpu_ms_others) = Cpu::since(cpu, all.len());
-    Ok(Run {
-        committed: all.len(),
-        seconds,
-        transfers_per_second: all.len() as f64 / seconds,
-        answer_ms_p50: all.value_at_quantile(0.5) as f64 / 1e3,
-        answer_ms_p99: all.value_at_quantile(0.99) as f64 / 1e3,
-        voted_ms_p50: voted.value_at_quantile(0.5) as f64 / 1e3,
-        cpu_ms_own,
-        cpu_ms_others,
-    })
-}
-
-/// Of microseconds, up to a minute.
-fn histogram() -> anyhow::Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, 60_000_000, 3)?)
-}
-
-/// The accounts of a transfer: two walks with large strides that share no factor with their number.
-pub(super) fn accounts(n: u64) -> (u64, u64) {
-    (n.wrapping_mul(7_919) % ACCOUNTS, n.wrapping_mul(104_729) % ACCOUNTS)
-}
-
-fn transfer(n: u64) -> anyhow::Result<Submission> {
-    let (from, to) = accounts(n);
-    let operation = |participant: &str, name: &str, account: u64| -> anyhow::Result<Operation> {
-        Ok(Operation {
-            participant: ParticipantName::new(participant)?,
-            operation: OperationName::new(name)?,
-            params: Params::from([
-                ("account".to_owned(), format!("a{account}").into()),
-                ("amount".to_owned(), 100.into()),
-            ]),
-        })
-    };
-    let customer = Customer {
-        id: CustomerId::new(&format!("c{from}"))?,
-        customer_type: CustomerType::Retail,
-        since: None,
-    };
-    let amount = Money { minor: 100, currency: Currency::INR };
-    Ok(Submission {
-        transaction: Transaction {
-            id: TxnId::new(&format!("b{n}"))?,
-            payment: Payment::new(Kind::Upi, customer, amount),
-            protocol: ProtocolRequest::Auto,
-            operations: vec![
-                operation(PARTICIPANTS[0], "debit", from)?,
-                operation(PARTICIPANTS[1], "credit", to)?,
-            ],
-        },
-        request_hash: String::new(),
-        event_time: None,
-        wait: Wait::Decision,
-    })
 }

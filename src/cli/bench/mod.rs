@@ -1,8 +1,12 @@
 //! `presume bench`: the figures of the README, measured on this machine.
 
 mod commit;
+mod load;
+mod log;
+mod outcomes;
 mod postgres;
 mod predict;
+mod workload;
 
 use clap::Subcommand;
 
@@ -13,11 +17,14 @@ pub enum Command {
     Predict(predict::Args),
     /// Committed two-ledger transfers per second and per flush, beside bare flushes
     Commit(commit::Args),
+    /// Outcomes recorded per second, and processor time and bytes each, beside bare appends
+    Log(log::Args),
 }
 
 pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Predict(args) => predict::run(args),
         Command::Commit(args) => commit::run(args),
+        Command::Log(args) => log::run(args),
     }
 }

@@ -169,12 +169,17 @@ async fn crash_between_prepare_and_commit(data: &Path) {
             decision: crate::txn::Decision::Commit,
             at: SystemClock.now(),
         };
-        let answer = AnswerRecord {
+        let answer = crate::txn::Answer {
             id: TxnId::new("t900").unwrap(),
-            request_hash: "h".into(),
-            body: AnswerRecord::body(&()),
-            at: SystemClock.now(),
+            outcome: Outcome::Committed,
+            reasons: vec![],
+            protocol: None,
+            participants: vec![],
+            insights: None,
+            timings_ms: crate::txn::Timings::default(),
         };
+        let given =
+            decision_log::Given { answer: &answer, request_hash: "h", at: SystemClock.now() };
         let draft = Draft {
             transaction: transfer("t900", 100).transaction,
             timestamp: SystemClock.now(),
@@ -183,7 +188,7 @@ async fn crash_between_prepare_and_commit(data: &Path) {
             plan: Policy::new(off()).unwrap().plan(&[], None),
         };
         let row = draft.row(Outcome::Committed, None, &[], &[], Duration::ZERO);
-        log.record_outcomes(Some(&record), &[(&answer, &row)], None).await.unwrap();
+        log.record_outcomes(Some(&record), &[(given, &row)], None).await.unwrap();
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use super::over_ledger::as_the_ledger;
 use super::*;
 use crate::decision_log::{
-    AnswerRecord, DecisionRecord, Error, Intent, Recorded, ResolutionRecord,
+    AnswerRecord, DecisionRecord, Error, Given, Intent, Recorded, ResolutionRecord,
 };
 use crate::participants::EndedBelow;
 
@@ -39,7 +39,7 @@ impl Decisions for Unforgetting {
         let full = crate::store::Error::Full { queued: 1, limit: 1 };
         Box::pin(std::future::ready(Err(full.into())))
     }
-    fn update_answer(&self, answer: &AnswerRecord) -> Written {
+    fn update_answer(&self, answer: Given<'_>) -> Written {
         self.0.update_answer(answer)
     }
     fn record_resolution(&self, word: &ResolutionRecord, answers: &[AnswerRecord]) -> Written {
@@ -102,7 +102,8 @@ async fn pruned_below(
         Arc::new(Noting { ledger, below, told })
     };
     let often = Options { scan_interval_ms: 5, ..Options::default() };
-    let world = open_on(data.path(), off(), &noting, often, &wrap_log).await;
+    let coalescing = CoalescingOptions::default();
+    let world = open_on(data.path(), off(), &noting, often, (coalescing, &wrap_log)).await;
     fund(&world, &[("a", "alice", 1000), ("b", "bob", 0)]).await;
     for id in ["t1", "t2", "t3"] {
         let applied = Submission { wait: Wait::Applied, ..transfer(id, 1) };

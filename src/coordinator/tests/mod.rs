@@ -11,19 +11,20 @@ use std::path::Path;
 
 use super::record::Draft;
 use super::*;
-use crate::decision_log::{self, AnswerRecord, DecisionLog};
+use crate::decision_log::{self, DecisionLog};
 use crate::participants::ledger::{self, Ledger, NewAccount, Overdraft};
 use crate::participants::{Ack, BoxFuture, ClaimError, Inquiry, Prepared};
 use crate::policy;
+use crate::policy::coalescing::CoalescingOptions;
 use crate::txn::{
     Customer, CustomerId, CustomerType, Epoch, Gid, Kind, LogId, Money, OperationName, Outcome,
     Params, Payment, ProtocolRequest, ReasonCode, Transaction, Vote,
 };
 
-struct World {
-    log: DecisionLog,
-    coordinator: Coordinator,
-    ledgers: BTreeMap<ParticipantName, Ledger>,
+pub(in crate::coordinator) struct World {
+    pub(in crate::coordinator) log: DecisionLog,
+    pub(in crate::coordinator) coordinator: Coordinator,
+    pub(in crate::coordinator) ledgers: BTreeMap<ParticipantName, Ledger>,
 }
 
 fn name(text: &str) -> ParticipantName {
@@ -39,14 +40,29 @@ async fn open(data: &Path, options: policy::Options) -> World {
     open_with(data, options, &|_, ledger| Arc::new(ledger)).await
 }
 
-type Wrap = dyn Fn(&ParticipantName, Ledger) -> Arc<dyn Participant>;
+pub(in crate::coordinator) type Wrap = dyn Fn(&ParticipantName, Ledger) -> Arc<dyn Participant>;
 
 async fn open_with(data: &Path, options: policy::Options, wrap: &Wrap) -> World {
     open_as(data, options, wrap, Options::default()).await
 }
 
-async fn open_as(data: &Path, policy: policy::Options, wrap: &Wrap, options: Options) -> World {
-    open_on(data, policy, wrap, options, &|log| Arc::new(log)).await
+pub(in crate::coordinator) async fn open_as(
+    data: &Path,
+    policy: policy::Options,
+    wrap: &Wrap,
+    options: Options,
+) -> World {
+    let coalescing = CoalescingOptions::default();
+    open_on(data, policy, wrap, options, (coalescing, &|log| Arc::new(log))).await
+}
+
+/// Without predictions.
+pub(in crate::coordinator) async fn open_coalescing(
+    data: &Path,
+    coalescing: CoalescingOptions,
+) -> World {
+    let wrap = |_: &ParticipantName, ledger| Arc::new(ledger) as Arc<dyn Participant>;
+    open_on(data, off(), &wrap, Options::default(), (coalescing, &|log| Arc::new(log))).await
 }
 
 async fn open_on(
@@ -54,7 +70,7 @@ async fn open_on(
     policy: policy::Options,
     wrap: &Wrap,
     options: Options,
-    wrap_log: &dyn Fn(DecisionLog) -> Arc<dyn Decisions>,
+    (coalescing, wrap_log): (CoalescingOptions, &dyn Fn(DecisionLog) -> Arc<dyn Decisions>),
 ) -> World {
     let (log, recovered) =
         DecisionLog::open(&data.join("decisions"), decision_log::Options::default()).unwrap();
@@ -72,17 +88,18 @@ async fn open_on(
         serving: serving(),
         features: features::State::new(features::Options::default()).unwrap(),
         policy: Policy::new(policy).unwrap(),
+        coalescing: Coalescing::new(coalescing),
         clock: Arc::new(SystemClock),
     };
     let coordinator = Coordinator::start(parts, recovered, options).await.unwrap();
     World { log, coordinator, ledgers }
 }
 
-fn off() -> policy::Options {
+pub(in crate::coordinator) fn off() -> policy::Options {
     policy::Options { mode: Mode::Off, ..policy::Options::default() }
 }
 
-async fn fund(world: &World, accounts: &[(&str, &str, i64)]) {
+pub(in crate::coordinator) async fn fund(world: &World, accounts: &[(&str, &str, i64)]) {
     for (ledger, account, opening_minor) in accounts {
         let account = NewAccount {
             id: (*account).to_owned(),
@@ -93,11 +110,16 @@ async fn fund(world: &World, accounts: &[(&str, &str, i64)]) {
     }
 }
 
-fn posted(world: &World, ledger: &str, account: &str) -> i64 {
+pub(in crate::coordinator) fn posted(world: &World, ledger: &str, account: &str) -> i64 {
     world.ledgers[&name(ledger)].balance(account).unwrap().balance_minor
 }
 
-fn operation(participant: &str, operation: &str, account: &str, amount: i64) -> Operation {
+pub(in crate::coordinator) fn operation(
+    participant: &str,
+    operation: &str,
+    account: &str,
+    amount: i64,
+) -> Operation {
     Operation {
         participant: name(participant),
         operation: OperationName::new(operation).unwrap(),
@@ -108,7 +130,7 @@ fn operation(participant: &str, operation: &str, account: &str, amount: i64) -> 
     }
 }
 
-fn submission(id: &str, operations: Vec<Operation>) -> Submission {
+pub(in crate::coordinator) fn submission(id: &str, operations: Vec<Operation>) -> Submission {
     let customer = Customer {
         id: CustomerId::new("c1").unwrap(),
         customer_type: CustomerType::Retail,
@@ -128,7 +150,7 @@ fn submission(id: &str, operations: Vec<Operation>) -> Submission {
     }
 }
 
-fn transfer(id: &str, amount: i64) -> Submission {
+pub(in crate::coordinator) fn transfer(id: &str, amount: i64) -> Submission {
     let debit = operation("a", "debit", "alice", amount);
     submission(id, vec![debit, operation("b", "credit", "bob", amount)])
 }

@@ -269,6 +269,7 @@ async fn a_start_that_lost_a_participant_goes_on_after_a_word_to_the_stopped_log
             serving: serving(),
             features: features::State::new(features::Options::default()).unwrap(),
             policy: Policy::new(off()).unwrap(),
+            coalescing: Coalescing::new(CoalescingOptions::default()),
             clock: Arc::new(SystemClock),
         };
         Coordinator::start(parts, recovered, Options::default())

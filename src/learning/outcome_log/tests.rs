@@ -5,14 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use polars::prelude::{DataType, ParquetReader, SerReader, TimeUnit};
-use serde_json::json;
 
 use super::*;
-use crate::decision_log::{AnswerRecord, Decisions as _, OutcomeLeg};
+use crate::decision_log::{Decisions as _, Given, OutcomeLeg};
 use crate::store::testing::SmallDisk;
 use crate::txn::{
-    Admission, LatencyPrediction, LegVote, Mode, Outcome, Plan, Prediction, Probability, Protocol,
-    Reason, ReasonCode, ServedBy, TxnId,
+    Admission, Answer, LatencyPrediction, LegVote, Mode, Outcome, Plan, Prediction, Probability,
+    Protocol, Reason, ReasonCode, ServedBy, Timings, TxnId,
 };
 
 const DAY_MICROS: i64 = 86_400_000_000;
@@ -97,13 +96,17 @@ fn row(n: u64, micros: i64) -> OutcomeRow {
 }
 
 fn record_row(log: &DecisionLog, row: &OutcomeRow) {
-    let answer = AnswerRecord {
+    let answer = Answer {
         id: row.txn_id.clone(),
-        request_hash: "00".repeat(32),
-        body: AnswerRecord::body(&json!({"outcome": "aborted"})),
-        at: row.timestamp,
+        outcome: row.outcome,
+        reasons: vec![],
+        protocol: None,
+        participants: vec![],
+        insights: None,
+        timings_ms: Timings::default(),
     };
-    run(log.record_outcomes(None, &[(&answer, row)], None)).unwrap();
+    let given = Given { answer: &answer, request_hash: "", at: row.timestamp };
+    run(log.record_outcomes(None, &[(given, row)], None)).unwrap();
 }
 
 /// Records transactions, one every six hours.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::book::{Balance, Book, EQUITY, Overdraft, Posting, SETTLEMENT};
+use super::book::{Balance, Book, Credits, EQUITY, Overdraft, Posting, SETTLEMENT};
 use super::records::{
     ACCOUNTS, AccountRecord, CARRIED, EPOCHS, PENDING, PostingsRecord, TOMBSTONES, TRANSFERS,
     TombstoneRecord, decode, encode, gid_of_key, gid_of_transfer, opening_key, text_key,
@@ -189,7 +189,12 @@ pub(super) fn load(store: &Store, options: &Options) -> Result<State, Error> {
     for entry in store.prefix(PENDING, b"") {
         let (key, value) = entry?;
         let (gid, postings) = read_pending(store, &state.book, &key, &value)?;
-        state.book.hold(&postings).map_err(|declined| {
+        // What a batch credits, its later members may have spent.
+        let mut credits = Credits::default();
+        for posting in &postings {
+            credits.add(*posting);
+        }
+        state.book.hold(&postings, &credits).map_err(|declined| {
             let detail = format!("its holds do not fit the balances: {declined:?}");
             store.record_error(PENDING, &key, detail)
         })?;

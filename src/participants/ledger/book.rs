@@ -1,7 +1,8 @@
 //! Accounts and holds in memory: pure, without store and clock.
 //!
 //! # Invariants
-//! - `balance - pending_debit` of an account without overdraft is never negative.
+//! - `balance - pending_debit` of an account without overdraft is never negative, but for debits that
+//!   rest on credits held by the same branch: they end together.
 //! - `balance + pending_credit` and `balance - pending_debit` fit an `i64`, so that carrying out
 //!   any of the holds, in any order, cannot overflow.
 //! - The sum over all balances is zero: postings come in pairs.
@@ -66,6 +67,23 @@ pub(super) struct Posting {
     pub amount: i64,
 }
 
+/// What accounts were credited by earlier members of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Credits(HashMap<u32, i64>);
+
+impl Credits {
+    pub fn add(&mut self, posting: Posting) {
+        if posting.amount > 0 {
+            let sum = self.0.entry(posting.account).or_default();
+            *sum = sum.saturating_add(posting.amount);
+        }
+    }
+
+    pub fn of(&self, account: u32) -> i64 {
+        self.0.get(&account).copied().unwrap_or_default()
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 pub(super) struct Book {
     accounts: Vec<Account>,
@@ -105,10 +123,10 @@ impl Book {
         self.accounts[position as usize].balance += amount;
     }
 
-    /// Holds all postings or none.
-    pub fn hold(&mut self, postings: &[Posting]) -> Result<(), Declined> {
+    /// Holds all postings or none; debits may spend `credits` as well.
+    pub fn hold(&mut self, postings: &[Posting], credits: &Credits) -> Result<(), Declined> {
         for (held, posting) in postings.iter().enumerate() {
-            if let Err(declined) = self.hold_one(*posting) {
+            if let Err(declined) = self.hold_one(*posting, credits.of(posting.account)) {
                 self.release(&postings[..held]);
                 return Err(declined);
             }
@@ -149,7 +167,7 @@ impl Book {
         }
     }
 
-    fn hold_one(&mut self, posting: Posting) -> Result<(), Declined> {
+    fn hold_one(&mut self, posting: Posting, credited: i64) -> Result<(), Declined> {
         let account = &mut self.accounts[posting.account as usize];
         let amount = posting.amount;
         if amount < 0 {
@@ -157,10 +175,14 @@ impl Book {
             let Some(left) = available.checked_add(amount) else {
                 return Err(overflow(account, amount));
             };
-            if account.overdraft == Overdraft::Refused && left < 0 {
+            if account.overdraft == Overdraft::Refused && left.saturating_add(credited) < 0 {
                 return Err(declined(
                     "insufficient_funds",
-                    format!("account {} has {available} available, {amount} asked", account.id),
+                    format!(
+                        "account {} has {} available, {amount} asked",
+                        account.id,
+                        available.saturating_add(credited)
+                    ),
                 ));
             }
             account.pending_debit = account.pending_debit.checked_sub(amount).ok_or_else(|| {

@@ -2,7 +2,9 @@
 //!
 //! Each call decides under the lock, queues its batch there, and waits outside.
 
-use super::book::Posting;
+use std::collections::BTreeSet;
+
+use super::book::{Credits, Posting};
 use super::operation::{self, Work};
 use super::records::{
     ACCOUNTS, AccountRecord, EPOCHS, PENDING, PostingsRecord, TOMBSTONES, TRANSFERS,
@@ -14,7 +16,7 @@ use crate::store::{self, Batch, Urgency, Write};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, Vote};
 
 /// What a call decided: an answer at once, or one that counts when a write is durable.
-enum Step<T> {
+pub(super) enum Step<T> {
     Now(T),
     Once(Write, T),
 }
@@ -76,23 +78,37 @@ impl Ledger {
         if work.postings.is_empty() {
             return Step::Now(Vote::ReadOnly);
         }
-        if state.pending.len() >= self.0.options.pending_max {
-            let detail = format!("{} branches are prepared, the limit", state.pending.len());
+        let open = state.pending.len() + state.held.len();
+        if open >= self.0.options.pending_max {
+            let detail = format!("{open} branches are prepared, the limit");
             return Step::Now(technical("too_many_prepared", detail));
         }
-        if let Err(declined) = state.book.hold(&work.postings) {
+        if let Err(declined) = state.book.hold(&work.postings, &Credits::default()) {
             return Step::Now(state.decline(gid, declined));
         }
+        self.prepare_postings(state, gid, work.postings)
+    }
+
+    /// Makes what is held in memory durable.
+    pub(super) fn prepare_postings(
+        &self,
+        state: &mut State,
+        gid: Gid,
+        postings: Vec<Posting>,
+    ) -> Step<Vote> {
+        if postings.is_empty() {
+            return Step::Now(Vote::ReadOnly);
+        }
         let mut batch = Batch::new();
-        let record = PostingsRecord::new(&state.book, &work.postings, self.now());
+        let record = PostingsRecord::new(&state.book, &postings, self.now());
         batch.put(PENDING, gid_key(gid), encode(&record));
         match self.0.store.submit(batch, Urgency::Urgent) {
             Ok(write) => {
-                state.pending.insert(gid, Pending { postings: work.postings });
+                state.pending.insert(gid, Pending { postings });
                 Step::Once(write, Vote::Yes)
             }
             Err(error) => {
-                state.book.release(&work.postings);
+                state.book.release(&postings);
                 Step::Now(technical("ledger_unavailable", error.to_string()))
             }
         }
@@ -114,7 +130,7 @@ impl Ledger {
         if work.postings.is_empty() {
             return Step::Now(Vote::ReadOnly);
         }
-        if let Err(declined) = state.book.hold(&work.postings) {
+        if let Err(declined) = state.book.hold(&work.postings, &Credits::default()) {
             return Step::Now(state.decline(gid, declined));
         }
         match self.settle(state, gid, &work.postings, Urgency::Urgent) {
@@ -153,6 +169,10 @@ impl Ledger {
     }
 
     fn start_abort(&self, state: &mut State, gid: Gid) -> Step<Ack> {
+        if let Some(postings) = state.held.remove(&gid) {
+            state.book.release(&postings);
+            return Step::Now(Ack::Done);
+        }
         if !state.pending.contains_key(&gid) {
             match self.ended(state, gid) {
                 Ok(Some(Ended::Committed)) => {
@@ -222,19 +242,10 @@ impl Ledger {
         }
         let work = operation::resolve(&state.book, operations);
         let work = work.map_err(|declined| Step::Now(state.decline(gid, declined)))?;
-        for (position, at_least) in &work.checks {
-            let account = state.book.account(*position);
-            let available = account.balance - account.pending_debit;
-            if available < *at_least {
-                let detail = format!(
-                    "account {} has {available} available, {at_least} is asserted",
-                    account.id
-                );
-                let declined = super::book::declined("insufficient_funds", detail);
-                return Err(Step::Now(state.decline(gid, declined)));
-            }
+        match operation::check(&state.book, &work, &Credits::default()) {
+            Ok(()) => Ok(work),
+            Err(declined) => Err(Step::Now(state.decline(gid, declined))),
         }
-        Ok(work)
     }
 
     /// Posts held postings and queues what they change; undone if the queue refuses.
@@ -250,8 +261,9 @@ impl Ledger {
         batch.delete(PENDING, gid_key(gid));
         let record = PostingsRecord::new(&state.book, postings, self.now());
         batch.put(TRANSFERS, transfer_key(gid), encode(&record));
-        for posting in postings {
-            let account = state.book.account(posting.account);
+        let changed: BTreeSet<u32> = postings.iter().map(|posting| posting.account).collect();
+        for position in changed {
+            let account = state.book.account(position);
             let record = AccountRecord {
                 balance_minor: account.balance,
                 overdraft: account.overdraft == Overdraft::Allowed,
@@ -284,7 +296,7 @@ impl Ledger {
     }
 
     /// How a branch ended, as far as this ledger still knows.
-    fn ended(&self, state: &mut State, gid: Gid) -> Result<Option<Ended>, store::Error> {
+    pub(super) fn ended(&self, state: &mut State, gid: Gid) -> Result<Option<Ended>, store::Error> {
         let store = &self.0.store;
         state.forget_readable(store.durable_ticket());
         if let Some(ended) = state.ended.get(&gid) {
@@ -337,7 +349,7 @@ impl State {
     }
 }
 
-async fn finish<T>(step: Step<T>, unknown: impl FnOnce(store::Error) -> T) -> T {
+pub(super) async fn finish<T>(step: Step<T>, unknown: impl FnOnce(store::Error) -> T) -> T {
     match step {
         Step::Now(answer) => answer,
         Step::Once(write, answer) => match write.await {

@@ -31,6 +31,7 @@
 //! commits only of decisions in its log, and asks only about its open intents.
 
 mod accounts;
+mod batches;
 mod book;
 mod branches;
 mod operation;
@@ -48,7 +49,7 @@ use std::time::Duration;
 use crate::store::{self, Announced, Store};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, Timestamp, Vote};
 
-use super::{Ack, BoxFuture, ClaimError, Inquiry, Participant, Prepared};
+use super::{Ack, Batches, BoxFuture, ClaimError, Inquiry, Participant, Prepared};
 
 pub use accounts::NewAccount;
 pub use book::{Balance, EQUITY, Overdraft, SETTLEMENT};
@@ -147,6 +148,8 @@ struct Inner {
 struct State {
     book: Book,
     pending: HashMap<Gid, Pending>,
+    /// Batches that have worked and are not prepared.
+    held: HashMap<Gid, Vec<Posting>>,
     epochs: HashMap<LogId, Epoch>,
     /// How branches ended whose marker is not readable yet.
     ended: HashMap<Gid, Ended>,
@@ -257,6 +260,10 @@ impl Participant for Ledger {
 
     fn inquire(&self, gid: Gid) -> BoxFuture<'_, Inquiry> {
         Box::pin(self.inquire_branch(gid))
+    }
+
+    fn batches(&self) -> Option<&dyn Batches> {
+        Some(self)
     }
 
     fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::book::{Book, EQUITY, Posting, SETTLEMENT, declined};
+use super::book::{Book, Credits, EQUITY, Posting, SETTLEMENT, declined};
 use crate::txn::{Declined, Operation};
 
 /// The most operations in one branch.
@@ -53,6 +53,36 @@ pub(super) fn resolve(book: &Book, operations: &[Operation]) -> Result<Work, Dec
         }
     }
     Ok(work)
+}
+
+/// Looks whether what must be available is, together with `credits`.
+pub(super) fn check(book: &Book, work: &Work, credits: &Credits) -> Result<(), Declined> {
+    for (position, at_least) in &work.checks {
+        let account = book.account(*position);
+        let available = account.balance - account.pending_debit;
+        let available = available.saturating_add(credits.of(*position));
+        if available < *at_least {
+            let id = &account.id;
+            let detail = format!("account {id} has {available} available, {at_least} is asserted");
+            return Err(declined("insufficient_funds", detail));
+        }
+    }
+    Ok(())
+}
+
+/// Names the accounts that an operation touches, but for the ledger's own; `false` if it cannot be
+/// read.
+pub(super) fn accounts(operation: &Operation, mut touch: impl FnMut(&str)) -> bool {
+    match parse(operation) {
+        Ok(Parsed::Transfer { from, to, .. }) => {
+            [from, to].into_iter().filter(|id| *id != SETTLEMENT).for_each(touch);
+        }
+        Ok(Parsed::AssertBalance { account, .. } | Parsed::ReadBalance { account }) => {
+            touch(account);
+        }
+        Err(_) => return false,
+    }
+    true
 }
 
 struct Refused {

@@ -151,6 +151,7 @@ impl Backend for Fake {
         Reading {
             in_flight: 3,
             unfinished: 5,
+            travelled: crate::coordinator::Travelled::default(),
             foreign_branches: 0,
             mode: "observe".into(),
             outcomes: vec![("committed".into(), 41), ("aborted".into(), 2)],

@@ -43,8 +43,8 @@ pub(super) fn gid((log, epoch, physical, branch): Key) -> Gid {
 /// What a branch asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Work {
-    /// Key and body of the request, as the client's own note on the transfer.
-    pub(super) note: Arc<str>,
+    /// Key and body of each request, as the client's own note on the transfer: several in a batch.
+    pub(super) notes: Vec<Arc<str>>,
     pub(super) postings: Vec<(u32, i64)>,
     /// Balances that must be there, and are only looked at.
     pub(super) checks: Vec<(u32, i64)>,
@@ -63,6 +63,8 @@ pub(super) struct Books {
     pub(super) epochs: BTreeMap<Uuid, (u64, u64)>,
     pub(super) balances: Vec<i64>,
     pub(super) prepared: BTreeMap<Key, Work>,
+    /// Batches that are held open: of the memory only.
+    pub(super) held: BTreeMap<Key, Work>,
     pub(super) markers: BTreeMap<Key, (Ended, Duration)>,
     /// The application's own record of every transfer: how often each note was booked.
     pub(super) booked: BTreeMap<Arc<str>, u32>,
@@ -91,9 +93,29 @@ impl Default for Books {
             epochs: BTreeMap::new(),
             balances: vec![OPENING; ACCOUNTS as usize],
             prepared: BTreeMap::new(),
+            held: BTreeMap::new(),
             markers: BTreeMap::new(),
             booked: BTreeMap::new(),
         }
+    }
+}
+
+impl Work {
+    pub(super) fn nothing() -> Self {
+        Self { notes: Vec::new(), postings: Vec::new(), checks: Vec::new() }
+    }
+
+    /// Takes in what a further member of a batch changes.
+    pub(super) fn add(&mut self, work: &Self) {
+        if !work.postings.is_empty() {
+            self.notes.extend(work.notes.iter().cloned());
+            self.postings.extend(work.postings.iter().copied());
+        }
+    }
+
+    /// Whose it is, for a trace.
+    pub(super) fn note(&self) -> String {
+        self.notes.join(", ")
     }
 }
 
@@ -110,6 +132,8 @@ impl Books {
         match change {
             Change::Claimed { log, epoch, process } => {
                 self.epochs.insert(log.0, (epoch.0, *process));
+                // The sessions of older epochs end.
+                self.held.retain(|key, _| key.0 != log.0);
             }
             Change::Prepared(key, work) => {
                 self.prepared.insert(*key, work.clone());
@@ -136,7 +160,9 @@ impl Books {
         for (account, amount) in &work.postings {
             self.balances[*account as usize] += amount;
         }
-        *self.booked.entry(work.note.clone()).or_default() += 1;
+        for note in &work.notes {
+            *self.booked.entry(note.clone()).or_default() += 1;
+        }
     }
 
     fn mark(&mut self, key: Key, at: Duration) {
@@ -158,13 +184,14 @@ impl Books {
 
     /// What an account has that no prepared debit holds; prepared credits do not count yet.
     pub(super) fn available(&self, account: u32) -> i64 {
-        let postings = self.prepared.values().flat_map(|work| &work.postings);
+        let open = self.prepared.values().chain(self.held.values());
+        let postings = open.flat_map(|work| &work.postings);
         let held = postings.filter(|(of, amount)| *of == account && *amount < 0);
         self.balances[account as usize] + held.map(|(_, amount)| amount).sum::<i64>()
     }
 
-    /// Why the work cannot be done, if so.
-    pub(super) fn refusal(&self, work: &Work) -> Option<String> {
+    /// Why the work cannot be done, if so, after what `earlier` members of its batch did.
+    pub(super) fn refusal(&self, work: &Work, earlier: &Work) -> Option<String> {
         let debits = work.postings.iter().filter(|(_, amount)| *amount < 0);
         let mut needed: BTreeMap<u32, i64> = BTreeMap::new();
         for (account, amount) in debits {
@@ -172,7 +199,11 @@ impl Books {
         }
         let needed = needed.into_iter().filter(|_| !on(Mutation::DebitNotGuarded));
         let checked = work.checks.iter().copied();
-        let short = needed.chain(checked).find(|(account, sum)| self.available(*account) < *sum)?;
+        let available = |account: u32| {
+            let earlier = earlier.postings.iter().filter(|(of, _)| *of == account);
+            self.available(account) + earlier.map(|(_, amount)| amount).sum::<i64>()
+        };
+        let short = needed.chain(checked).find(|(account, sum)| available(*account) < *sum)?;
         Some(format!("account {} has not {} available", short.0, short.1))
     }
 }

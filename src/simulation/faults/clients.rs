@@ -71,8 +71,10 @@ impl Clients {
             if self.world.healed() {
                 return;
             }
-            let id = TxnId::new(&format!("c{client}-{number}")).expect("short");
-            self.transfer(&id).await;
+            let burst = self.world.between(1, self.world.profile.burst_max as u64);
+            let ids = (0..burst).map(|at| TxnId::new(&format!("c{client}-{number}-{at}")));
+            let ids: Vec<_> = ids.map(|id| id.expect("short")).collect();
+            futures_util::future::join_all(ids.iter().map(|id| self.transfer(id))).await;
         }
     }
 

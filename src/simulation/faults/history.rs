@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::coordinator::Answer;
 use crate::decision_log::{AnswerRecord, DecisionRecord, Intent};
 use crate::txn::{Decision, Epoch, Gid, Outcome, PhysicalId, TxnId};
 
@@ -99,20 +98,17 @@ impl History {
     /// Invariants 1, 2 and 8: one outcome a key, of one request, for ever; and never a heuristic
     /// one, since no participant here decides alone.
     pub(super) fn outcome_durable(&mut self, record: &AnswerRecord) {
-        let Ok(answer) = serde_json::from_str::<Answer>(record.body.get()) else {
-            self.violation(format!("8: the answer of {} is unreadable", record.id));
-            return;
-        };
-        let outcome = answer.outcome;
+        let answer = &record.answer;
+        let (id, outcome) = (&answer.id, answer.outcome);
         if outcome == Outcome::Heuristic {
             let reasons: Vec<_> = answer.reasons.iter().map(ToString::to_string).collect();
-            self.violation(format!("1: {} is heuristic: {}", record.id, reasons.join("; ")));
+            self.violation(format!("1: {id} is heuristic: {}", reasons.join("; ")));
             return;
         }
         let found = Told { request_hash: record.request_hash.clone(), outcome };
-        let known = self.outcomes.entry(record.id.clone()).or_insert_with(|| found.clone());
+        let known = self.outcomes.entry(id.clone()).or_insert_with(|| found.clone());
         if *known != found {
-            let text = format!("2: {} was {known:?} and is {found:?}", record.id);
+            let text = format!("2: {id} was {known:?} and is {found:?}");
             self.violation(text);
         }
     }

@@ -11,7 +11,8 @@ use super::disk::{Content, Disk, Durable};
 use super::life::Life;
 use super::world::World;
 use crate::decision_log::{
-    AnswerRecord, DecisionRecord, Decisions, Error, Intent, Recorded, Recovered, ResolutionRecord,
+    AnswerRecord, DecisionRecord, Decisions, Error, Given, Intent, Recorded, Recovered,
+    ResolutionRecord,
 };
 use crate::mutation::{Mutation, on};
 use crate::store;
@@ -64,7 +65,7 @@ impl Content for Records {
                 for answer in answers {
                     world.history(|history| history.outcome_durable(answer));
                     if !on(Mutation::LogLosesAnswers) {
-                        self.answers.insert(answer.id.clone(), answer.clone());
+                        self.answers.insert(answer.answer.id.clone(), answer.clone());
                     }
                 }
             }
@@ -75,7 +76,7 @@ impl Content for Records {
                 self.resolutions.insert(resolution.key(), (**resolution).clone());
                 for answer in answers {
                     world.history(|history| history.outcome_durable(answer));
-                    self.answers.insert(answer.id.clone(), answer.clone());
+                    self.answers.insert(answer.answer.id.clone(), answer.clone());
                 }
             }
         }
@@ -178,7 +179,7 @@ impl Decisions for SimulatedLog {
         intent_done: Option<(Epoch, PhysicalId)>,
     ) -> BoxFuture<'static, Result<(), Error>> {
         let mut decision = decision.cloned();
-        let answers = outcomes.iter().map(|(answer, _)| (*answer).clone()).collect();
+        let answers = outcomes.iter().map(|(given, _)| given.to_record()).collect();
         if on(Mutation::LogTearsBatches) {
             let answers = Vec::new();
             let half = Write::Outcome { decision: decision.take(), answers, intent_done };
@@ -191,8 +192,8 @@ impl Decisions for SimulatedLog {
         self.write(Write::Finished(epoch, physical))
     }
 
-    fn update_answer(&self, answer: &AnswerRecord) -> BoxFuture<'static, Result<(), Error>> {
-        let answers = vec![answer.clone()];
+    fn update_answer(&self, answer: Given<'_>) -> BoxFuture<'static, Result<(), Error>> {
+        let answers = vec![answer.to_record()];
         self.write(Write::Outcome { decision: None, answers, intent_done: None })
     }
 

@@ -156,7 +156,13 @@ impl Network {
         request: Request,
         sender: mpsc::Sender<Reply>,
     ) {
-        let is_branch = matches!(request, Request::Prepare(..) | Request::OnePhase(..));
+        let is_branch = matches!(
+            request,
+            Request::Prepare(..)
+                | Request::OnePhase(..)
+                | Request::Work { .. }
+                | Request::PrepareHeld(_)
+        );
         if is_branch {
             self.change(|state| state.branches_travelling += 1);
         }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
+use crate::policy::coalescing::Strategy;
+
 /// What the nemesis does, one at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -61,6 +63,10 @@ pub(super) struct Profile {
     pub(super) scan_interval_ms: u64,
     /// How long its start-up waits for recovery, in milliseconds.
     pub(super) recovery_wait_ms: u64,
+    /// How transactions travel together.
+    pub(super) strategy: Strategy,
+    /// How many arrive at once.
+    pub(super) burst_max: usize,
 }
 
 impl Profile {
@@ -95,6 +101,8 @@ impl Profile {
             think_ms_max: rng.random_range(20..=600),
             scan_interval_ms: rng.random_range(20..=1_500),
             recovery_wait_ms: rng.random_range(1..=1_000),
+            strategy: Strategy::ALL[rng.random_range(0..Strategy::ALL.len())],
+            burst_max: rng.random_range(1..=4),
         }
     }
 }

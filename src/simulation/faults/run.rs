@@ -108,7 +108,8 @@ fn plant_foreign(servers: &[Arc<Server>]) -> Vec<usize> {
     for at in &foreign {
         let log = LogId(Uuid::from_u128(0xf0e));
         let gid = Gid { log, epoch: Epoch(1), physical: PhysicalId(1), branch: BranchIndex(0) };
-        let work = Work { note: "of another log".into(), postings: vec![(0, 1)], checks: vec![] };
+        let notes = vec!["of another log".into()];
+        let work = Work { notes, postings: vec![(0, 1)], checks: vec![] };
         servers[*at].plant(gid, work);
     }
     foreign

@@ -15,15 +15,31 @@ use super::books::{Books, Change, Ended, Key, Work, gid, key};
 use super::disk::{Disk, Durable};
 use super::world::World;
 use crate::mutation::{Mutation, on};
+use crate::participants::batch::Worked;
 use crate::participants::{Ack, ClaimError, EndedBelow, Inquiry};
 use crate::txn::{Declined, Epoch, Gid, LogId, Vote};
+
+/// How long a session may do nothing while it holds a batch.
+const HELD_MAX: Duration = Duration::from_secs(3);
 
 /// A message to a participant.
 #[derive(Debug, Clone)]
 pub(super) enum Request {
-    Claim { log: LogId, epoch: Epoch, process: u64 },
+    Claim {
+        log: LogId,
+        epoch: Epoch,
+        process: u64,
+    },
     Prepare(Gid, Work),
     OnePhase(Gid, Work),
+    /// Work of a batch, which is prepared at once or held.
+    Work {
+        gid: Gid,
+        members: Arc<[(usize, Work)]>,
+        one_by_one: bool,
+        holds: bool,
+    },
+    PrepareHeld(Gid),
     Commit(Gid),
     Abort(Gid),
     Inquire(Gid),
@@ -36,6 +52,7 @@ pub(super) enum Request {
 pub(super) enum Reply {
     Claimed(Result<String, ClaimError>),
     Voted(Vote),
+    Worked(Worked),
     Acked(Ack),
     Inquired(Inquiry),
     Listed(Vec<Gid>),
@@ -54,6 +71,9 @@ struct State {
     books: Books,
     /// Branches that were refused, so that a repeated request hears the same.
     refused: BTreeMap<Key, Declined>,
+    /// What batches came to, for the same; and until when each is held.
+    worked: BTreeMap<Key, Worked>,
+    held_until: BTreeMap<Key, Instant>,
     /// How often it has started.
     boot: u64,
     up: bool,
@@ -69,10 +89,17 @@ impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claim { epoch, .. } => write!(f, "claim epoch {}", epoch.0),
-            Self::Prepare(gid, work) => write!(f, "prepare {} for {}", short(gid), work.note),
+            Self::Prepare(gid, work) => write!(f, "prepare {} for {}", short(gid), work.note()),
             Self::OnePhase(gid, work) => {
-                write!(f, "commit {} in one phase for {}", short(gid), work.note)
+                write!(f, "commit {} in one phase for {}", short(gid), work.note())
             }
+            Self::Work { gid, members, one_by_one, holds } => {
+                let notes: Vec<_> = members.iter().map(|(_, work)| work.note()).collect();
+                let what = if *holds { "hold" } else { "prepare" };
+                let how = if *one_by_one { ", one by one" } else { "" };
+                write!(f, "{what} {} for {}{how}", short(gid), notes.join(", "))
+            }
+            Self::PrepareHeld(gid) => write!(f, "prepare the held {}", short(gid)),
             Self::Commit(gid) => write!(f, "commit {}", short(gid)),
             Self::Abort(gid) => write!(f, "abort {}", short(gid)),
             Self::Inquire(gid) => write!(f, "inquire {}", short(gid)),
@@ -89,6 +116,7 @@ impl fmt::Display for Reply {
         match self {
             Self::Claimed(answer) => write!(f, "{answer:?}"),
             Self::Voted(vote) => write!(f, "{vote:?}"),
+            Self::Worked(worked) => write!(f, "{worked:?}"),
             Self::Acked(ack) => write!(f, "{ack:?}"),
             Self::Inquired(inquiry) => write!(f, "{inquiry:?}"),
             Self::Listed(gids) => {
@@ -107,7 +135,15 @@ impl Server {
         let fails = world.profile.participant_sync_fails;
         let disk = Disk::new(world.clone(), name.clone(), fails, books.clone());
         let refused = BTreeMap::new();
-        let state = State { books, refused, boot: 1, up: true, paused_until: None };
+        let state = State {
+            books,
+            refused,
+            worked: BTreeMap::new(),
+            held_until: BTreeMap::new(),
+            boot: 1,
+            up: true,
+            paused_until: None,
+        };
         Arc::new(Self { name, world: world.clone(), disk, state: Mutex::new(state) })
     }
 
@@ -144,6 +180,8 @@ impl Server {
             let mut state = self.state();
             state.books = self.disk.read(Books::clone);
             state.refused.clear();
+            state.worked.clear();
+            state.held_until.clear();
             state.boot += 1;
             state.up = false;
         }
@@ -191,6 +229,7 @@ impl Server {
     fn answer(&self, request: &Request) -> (Reply, Durable) {
         let now = self.world.now();
         let mut state = self.state();
+        state.end_idle();
         let (reply, change) = match request {
             Request::Claim { log, epoch, process } => {
                 let (answer, change) = self.claim(&state, *log, *epoch, *process);
@@ -204,11 +243,20 @@ impl Server {
                 let (vote, change) = self.one_phase(&mut state, *gid, work, now);
                 (Reply::Voted(vote), change)
             }
+            Request::Work { gid, members, one_by_one, holds } => {
+                let (worked, change) = self.work(&mut state, *gid, members, (*one_by_one, *holds));
+                (Reply::Worked(worked), change)
+            }
+            Request::PrepareHeld(gid) => {
+                let (vote, change) = prepare_held(&mut state, *gid);
+                (Reply::Voted(vote), change)
+            }
             Request::Commit(gid) => {
                 let (ack, change) = commit(&state.books, *gid, now);
                 (Reply::Acked(ack), change)
             }
             Request::Abort(gid) => {
+                state.books.held.remove(&key(*gid));
                 let (ack, change) = abort(&state.books, *gid, now);
                 (Reply::Acked(ack), change)
             }
@@ -280,6 +328,53 @@ impl Server {
         (Vote::Yes, Some(Change::Booked(key(gid), work.clone(), now)))
     }
 
+    /// Carries members out one after the other.
+    fn work(
+        &self,
+        state: &mut State,
+        gid: Gid,
+        members: &[(usize, Work)],
+        (one_by_one, holds): (bool, bool),
+    ) -> (Worked, Option<Change>) {
+        if let Some(worked) = state.worked.get(&key(gid)) {
+            return (worked.clone(), None);
+        }
+        let mut all = Work::nothing();
+        let mut declined = Vec::new();
+        let failed = |why, culprit| (Worked::Failed { why, culprit }, None);
+        // Of an epoch that is over, say, or of a branch that was aborted.
+        match self.refuses(state, gid, &all) {
+            Some(Vote::No(why)) => {
+                let culprit = members.first().map(|(place, _)| *place);
+                return failed(why, culprit.filter(|_| one_by_one));
+            }
+            Some(_) => return (Worked::Unknown(format!("{gid} has ended")), None),
+            None => {}
+        }
+        for (place, work) in members {
+            match state.books.refusal(work, &all) {
+                Some(detail) => {
+                    let code = "insufficient_funds".to_owned();
+                    declined.push((*place, Declined::Business { code, detail }));
+                }
+                None => all.add(work),
+            }
+        }
+        let vote = if all.postings.is_empty() { Vote::ReadOnly } else { Vote::Yes };
+        let (vote, change) = if holds {
+            state.books.held.insert(key(gid), all);
+            state.held_until.insert(key(gid), Instant::now() + HELD_MAX);
+            (None, None)
+        } else if declined.is_empty() {
+            (Some(vote), (!all.postings.is_empty()).then(|| Change::Prepared(key(gid), all)))
+        } else {
+            (None, None)
+        };
+        let worked = Worked::Done { declined, vote };
+        state.worked.insert(key(gid), worked.clone());
+        (worked, change)
+    }
+
     /// The vote that is due before any work is done.
     fn refuses(&self, state: &mut State, gid: Gid, work: &Work) -> Option<Vote> {
         let technical = |code: &str, detail: String| {
@@ -304,11 +399,39 @@ impl Server {
             let detail = "a deadlock was found".to_owned();
             Declined::Technical { code: "deadlock".to_owned(), detail }
         } else {
-            let detail = state.books.refusal(work)?;
+            let detail = state.books.refusal(work, &Work::nothing())?;
             Declined::Business { code: "insufficient_funds".to_owned(), detail }
         };
         state.refused.insert(key(gid), declined.clone());
         Some(Vote::No(declined))
+    }
+}
+
+impl State {
+    /// Ends sessions that have done nothing for too long.
+    fn end_idle(&mut self) {
+        let now = Instant::now();
+        let books = &mut self.books;
+        self.held_until.retain(|key, until| {
+            if *until <= now {
+                books.held.remove(key);
+            }
+            *until > now
+        });
+    }
+}
+
+fn prepare_held(state: &mut State, gid: Gid) -> (Vote, Option<Change>) {
+    if state.books.prepared.contains_key(&key(gid)) {
+        return (Vote::Yes, None);
+    }
+    match state.books.held.remove(&key(gid)) {
+        Some(work) if work.postings.is_empty() => (Vote::ReadOnly, None),
+        Some(work) => (Vote::Yes, Some(Change::Prepared(key(gid), work))),
+        None => {
+            let (code, detail) = ("not_held".to_owned(), "its session has ended".to_owned());
+            (Vote::No(Declined::Technical { code, detail }), None)
+        }
     }
 }
 

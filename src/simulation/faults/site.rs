@@ -17,6 +17,7 @@ use super::world::World;
 use crate::coordinator::{Coordinator, Options, Parts};
 use crate::features;
 use crate::participants::Participant;
+use crate::policy::coalescing::{Coalescing, CoalescingOptions};
 use crate::policy::{self, Policy};
 use crate::txn::{Mode, ParticipantName};
 
@@ -142,7 +143,12 @@ impl Site {
             (name, Arc::new(Stub { network, life, to }) as Arc<dyn Participant>)
         };
         let participants: BTreeMap<_, _> = (0..self.network.servers.len()).map(stub).collect();
+        let coalescing = Coalescing::new(CoalescingOptions {
+            strategy: self.world.profile.strategy,
+            ..CoalescingOptions::default()
+        });
         let parts = Parts {
+            coalescing,
             log: Arc::new(log),
             participants,
             serving: self.world.serving.clone(),

@@ -8,6 +8,7 @@ use super::books::Work;
 use super::life::Life;
 use super::network::{Lost, Network};
 use super::server::{Reply, Request};
+use crate::participants::batch::{Batch, Batches, Key, Style, Then, Worked};
 use crate::participants::{Ack, ClaimError, EndedBelow, Inquiry, Participant, Prepared};
 use crate::txn::{Declined, Epoch, Gid, LogId, Operation, Vote};
 
@@ -56,7 +57,7 @@ impl std::fmt::Display for Lost {
 
 /// What a branch's operations come to.
 fn work(operations: &[Operation]) -> Work {
-    let mut work = Work { note: "".into(), postings: Vec::new(), checks: Vec::new() };
+    let mut work = Work::nothing();
     for operation in operations {
         let number = |name: &str| operation.params.get(name).and_then(serde_json::Value::as_i64);
         let account = number("account").and_then(|account| u32::try_from(account).ok());
@@ -68,10 +69,46 @@ fn work(operations: &[Operation]) -> Work {
             _ => work.checks.push((account, amount)),
         }
         if let Some(note) = operation.params.get("note").and_then(serde_json::Value::as_str) {
-            work.note = note.into();
+            work.notes = vec![note.into()];
         }
     }
     work
+}
+
+impl Batches for Stub {
+    fn keys(&self, operation: &Operation, keys: &mut Vec<Key>) -> bool {
+        let account = operation.params.get("account").expect("the clients give an account");
+        keys.push(Key::new(&account.to_string()));
+        true
+    }
+
+    fn work(&self, batch: Batch) -> BoxFuture<'_, Worked> {
+        let members = batch.members.iter();
+        let members = members.map(|member| (member.place, work(&member.operations))).collect();
+        let request = Request::Work {
+            gid: batch.gid,
+            members,
+            one_by_one: batch.style == Style::OneByOne,
+            holds: batch.then == Then::Hold,
+        };
+        Box::pin(async move {
+            match self.call(request).await {
+                Ok(Reply::Worked(worked)) => worked,
+                Ok(other) => unreachable!("work was asked for, not {other:?}"),
+                Err(Lost::Unsent) => {
+                    let detail = "connection refused".to_owned();
+                    let code = "participant_unavailable".to_owned();
+                    let why = Declined::Technical { code, detail };
+                    Worked::Failed { why, culprit: None }
+                }
+                Err(Lost::Unknown(detail)) => Worked::Unknown(detail.to_owned()),
+            }
+        })
+    }
+
+    fn prepare_held(&self, gid: Gid) -> BoxFuture<'_, Vote> {
+        Box::pin(self.vote(Request::PrepareHeld(gid)))
+    }
 }
 
 impl Participant for Stub {
@@ -118,6 +155,10 @@ impl Participant for Stub {
                 Err(lost) => Inquiry::Unknown(lost.to_string()),
             }
         })
+    }
+
+    fn batches(&self) -> Option<&dyn Batches> {
+        Some(self)
     }
 
     fn prune(&self, ended: EndedBelow) -> BoxFuture<'_, Result<u64, String>> {

@@ -1,0 +1,273 @@
+//! Which transactions share a physical commit, and in what shape: the rule.
+//!
+//! Two shapes carry a batch. In *one trip* work and PREPARE go together everywhere: a round trip
+//! less, but one member that declines spoils it, and the rest is done again. *Work first*: the
+//! participant where members decline most works alone, the others hear only of those who are left,
+//! and then all prepare; a member that declines there costs nothing. So one trip pays where the
+//! batch is likely to hold, and that is what the predicted votes say; see [`Coalescing::shape`].
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::txn::{ParticipantName, text_enum};
+
+text_enum!(
+    /// How batches are carried out.
+    Strategy, "strategy", {
+        /// As predicted votes and measured costs say.
+        Auto => "auto",
+        /// Always work and PREPARE together.
+        OneTrip => "one_trip",
+        /// Always work first.
+        WorkFirst => "work_first",
+        /// No batches: every transaction travels alone.
+        Alone => "alone",
+    }
+);
+
+/// Limits of coalescing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CoalescingOptions {
+    /// How batches are carried out, or that there are none.
+    pub strategy: Strategy,
+    /// The most members of a batch.
+    pub members_max: usize,
+    /// The most members of a batch that share a key.
+    pub chain_max: usize,
+    /// The most batches of one set of participants on their way at a time.
+    pub journeys_max: usize,
+    /// The longest that a batch waits for a lock of somebody else, in milliseconds. Then the member
+    /// that needs it is looked for, and waits alone.
+    pub lock_wait_ms: u64,
+    /// The longest that a transaction waits for others before it is aborted, in milliseconds.
+    pub wait_ms_max: u64,
+}
+
+impl Default for CoalescingOptions {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::Auto,
+            members_max: 256,
+            chain_max: 32,
+            journeys_max: 4,
+            lock_wait_ms: 100,
+            wait_ms_max: 5_000,
+        }
+    }
+}
+
+impl CoalescingOptions {
+    /// Checks every bound; the error names key, value and bound.
+    pub fn check(&self) -> Result<(), String> {
+        let within = |key: &str, value: u64, max: u64| {
+            if (1..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(format!("coalescing.{key} is {value}, it must be between 1 and {max}"))
+        };
+        within("members_max", self.members_max as u64, 4_096)?;
+        within("chain_max", self.chain_max as u64, 4_096)?;
+        within("journeys_max", self.journeys_max as u64, 64)?;
+        within("lock_wait_ms", self.lock_wait_ms, 60_000)?;
+        within("wait_ms_max", self.wait_ms_max, 3_600_000)
+    }
+}
+
+/// What one journey may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// The most members.
+    pub members_max: usize,
+    /// The most of them that share a key.
+    pub chain_max: usize,
+}
+
+/// How busy the way to one set of participants is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Journeys on their way.
+    pub journeys: usize,
+    /// Members on their way.
+    pub travelling: usize,
+    /// Members that wait.
+    pub waiting: usize,
+}
+
+/// How a batch is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Work and PREPARE together everywhere.
+    OneTrip,
+    /// The participant in this place works first.
+    WorkFirst(usize),
+}
+
+/// A batch may be spoilt once in so many times before one trip costs more than it saves: a spoilt
+/// batch is done twice and taken back once, a round trip more is about an eighth of that.
+const SPOILT_SHARE_MAX: f64 = 0.1;
+/// A batch has this long to vote, beside its wait for locks, whatever is predicted of its members.
+const VOTE_MIN: Duration = Duration::from_secs(1);
+/// Members after which an observed rate has taken in most of what is new.
+const MEMBERS_REMEMBERED: f64 = 2_000.0;
+
+/// Decides how transactions travel together. What it learns is bounded by the participants.
+#[derive(Debug)]
+pub struct Coalescing {
+    options: CoalescingOptions,
+    /// The share of members that each participant declines.
+    declined: HashMap<ParticipantName, f64>,
+    /// Predicted and observed shares of members that decline anywhere.
+    predicted: f64,
+    observed: f64,
+}
+
+impl Coalescing {
+    /// A rule that has seen nothing.
+    pub fn new(options: CoalescingOptions) -> Self {
+        Self { options, declined: HashMap::new(), predicted: 0.0, observed: 0.0 }
+    }
+
+    /// Whether transactions travel together at all.
+    pub fn is_on(&self) -> bool {
+        self.options.strategy != Strategy::Alone
+    }
+
+    /// The longest that a batch waits for somebody else's lock.
+    pub fn lock_wait_max(&self) -> Duration {
+        Duration::from_millis(self.options.lock_wait_ms)
+    }
+
+    /// The longest that a transaction waits for others.
+    pub fn wait_max(&self) -> Duration {
+        Duration::from_millis(self.options.wait_ms_max)
+    }
+
+    /// How long a batch's votes are waited for, if its most patient member waits `longest` for its
+    /// own: what is predicted of one is too short for many.
+    pub fn timeout(&self, longest: Duration) -> Duration {
+        longest.max(self.lock_wait_max() + VOTE_MIN)
+    }
+
+    /// Whether a journey may begin now, and what it may take; there are no timers. One goes at once
+    /// where nobody travels; a second when as many wait as travel; more only when they are full:
+    /// few large batches cost less than many small ones.
+    pub fn room(&self, load: Load) -> Option<Room> {
+        let full = self.options.members_max;
+        let enough = match load.journeys {
+            0 => 1,
+            1 => load.travelling.min(full),
+            _ => full,
+        };
+        let goes = load.journeys < self.options.journeys_max && load.waiting >= enough.max(1);
+        goes.then_some(Room { members_max: full, chain_max: self.options.chain_max })
+    }
+
+    /// How a batch travels whose members have these predicted probabilities of yes votes only.
+    pub fn shape(
+        &self,
+        successes: impl Iterator<Item = f64>,
+        participants: &[ParticipantName],
+    ) -> Shape {
+        let share = |name| self.declined.get(name).copied().unwrap_or_default();
+        let most = (0..participants.len()).reduce(|best, at| {
+            if share(&participants[at]) > share(&participants[best]) { at } else { best }
+        });
+        let first = Shape::WorkFirst(most.unwrap_or_default());
+        match self.options.strategy {
+            Strategy::OneTrip => Shape::OneTrip,
+            Strategy::WorkFirst => first,
+            Strategy::Auto | Strategy::Alone => {
+                if self.spoilt(successes) <= SPOILT_SHARE_MAX {
+                    Shape::OneTrip
+                } else {
+                    first
+                }
+            }
+        }
+    }
+
+    /// The probability that somebody declines, votes taken as independent.
+    fn spoilt(&self, successes: impl Iterator<Item = f64>) -> f64 {
+        // A model that is off by a factor is put right by what was seen.
+        let factor = if self.predicted > 0.0 { self.observed / self.predicted } else { 1.0 };
+        let holds: f64 =
+            successes.map(|yes| 1.0 - ((1.0 - yes) * factor).clamp(0.0, 1.0)).product();
+        1.0 - holds
+    }
+
+    /// Learns from a batch: how many of its members a participant declined.
+    pub fn observe(&mut self, participant: &ParticipantName, members: usize, declined: usize) {
+        let share = self.declined.entry(participant.clone()).or_default();
+        blend(share, declined, members);
+    }
+
+    /// Learns from a batch: what was predicted of its members, and how many declined.
+    pub fn observe_batch(&mut self, successes: impl Iterator<Item = f64>, declined: usize) {
+        let (mut members, mut predicted) = (0, 0.0);
+        for success in successes {
+            members += 1;
+            predicted += 1.0 - success;
+        }
+        let weight = weight(members);
+        self.predicted += weight * (predicted / f64::from(members.max(1)) - self.predicted);
+        blend(&mut self.observed, declined, members as usize);
+    }
+}
+
+fn weight(members: u32) -> f64 {
+    let members = f64::from(members);
+    members / (members + MEMBERS_REMEMBERED)
+}
+
+fn blend(share: &mut f64, count: usize, members: usize) {
+    let all = u32::try_from(members.max(1)).unwrap_or(u32::MAX);
+    *share += weight(all) * (count as f64 / f64::from(all) - *share);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn rule(strategy: Strategy) -> Coalescing {
+        Coalescing::new(CoalescingOptions { strategy, ..CoalescingOptions::default() })
+    }
+
+    #[test]
+    fn one_goes_at_once_and_more_only_when_many_wait() {
+        let rule = rule(Strategy::Auto);
+        let goes = |journeys, travelling, waiting| {
+            rule.room(Load { journeys, travelling, waiting }).is_some()
+        };
+        assert!(!goes(0, 0, 0));
+        assert!(goes(0, 0, 1));
+        assert!(goes(1, 10, 10) && !goes(1, 10, 9));
+        assert!(goes(2, 300, 256) && !goes(2, 300, 255));
+        assert!(!goes(4, 1_000, 4_000));
+    }
+
+    #[test]
+    fn a_batch_that_is_likely_to_hold_goes_in_one_trip_and_others_work_first() {
+        let names: Vec<ParticipantName> = ["a", "b"].map(|n| n.parse().unwrap()).into();
+        let mut rule = rule(Strategy::Auto);
+        let shape =
+            |rule: &Coalescing, n, success| rule.shape(std::iter::repeat_n(success, n), &names);
+        assert_eq!(shape(&rule, 2, 0.99), Shape::OneTrip);
+        assert_eq!(shape(&rule, 128, 0.99), Shape::WorkFirst(0));
+        for _ in 0..100 {
+            rule.observe(&names[1], 100, 2);
+            rule.observe_batch(std::iter::repeat_n(0.9999, 100), 2);
+        }
+        assert_eq!(shape(&rule, 128, 0.9999), Shape::WorkFirst(1), "the model is too sure");
+    }
+
+    #[test]
+    fn limits_are_checked_with_key_value_and_bound() {
+        let options = CoalescingOptions { members_max: 0, ..CoalescingOptions::default() };
+        let error = options.check().unwrap_err();
+        assert_eq!(error, "coalescing.members_max is 0, it must be between 1 and 4096");
+    }
+}
