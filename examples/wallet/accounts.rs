@@ -75,10 +75,13 @@ pub fn parse(
 
 /// What a batch comes to that has tried its members on: one posting an account.
 pub fn postings(before: &Accounts, after: &Accounts) -> Vec<Posting> {
-    let balance = |account: &Option<Account>| account.as_ref().map_or(0, |found| found.balance);
-    let one = |(name, account): (&String, &Option<Account>)| {
-        let before = before.get(name).map_or(0, balance);
-        Posting::between(name, before, balance(account))
+    let one = |(name, after): (&String, &Option<Account>)| {
+        let (before, after) = (before.get(name)?.as_ref(), after.as_ref()?);
+        let was = before.map_or(0, |account| account.balance);
+        let (debit, amount) = (after.balance < was, after.balance.abs_diff(was));
+        // An account that was opened stays open, whatever is left there.
+        let changed = amount > 0 || before.is_none();
+        changed.then(|| Posting { account: name.clone(), debit, amount })
     };
     after.iter().filter_map(one).collect()
 }
@@ -90,12 +93,6 @@ pub fn is_name(account: &str) -> bool {
 impl Posting {
     pub fn account(&self) -> &str {
         &self.account
-    }
-
-    /// What changes an account from one balance to another.
-    fn between(account: &str, before: u64, after: u64) -> Option<Self> {
-        let (debit, amount) = (after < before, after.abs_diff(before));
-        (amount > 0).then(|| Self { account: account.to_owned(), debit, amount })
     }
 
     /// Carries it out at once, for those who come after it in its batch.

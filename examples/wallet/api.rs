@@ -20,8 +20,8 @@ use crate::{accounts, signature};
 
 /// The largest body.
 const BODY_BYTES_MAX: usize = 1 << 18;
-/// The most members of a batch; their operations are as many as a body holds.
-const MEMBERS_MAX: usize = 10_000;
+/// The most members of a batch; bodies have a limit, too.
+const MEMBERS_MAX: usize = 1_000;
 /// The most operations in a branch, or of a member.
 const OPERATIONS_MAX: usize = 256;
 /// The most requests at a time; more are refused.
@@ -205,6 +205,7 @@ async fn describe(State(service): App, _: Signed) -> Answer {
         "outcome_retention_s": OUTCOME_RETENTION_S,
         "capabilities": capabilities,
         "body_bytes_max": BODY_BYTES_MAX,
+        "batch_members_max": MEMBERS_MAX,
         "operations": accounts::described(),
     })))
 }

@@ -123,10 +123,13 @@ pub enum State {
 struct Branch {
     state: State,
     postings: Vec<Posting>,
-    /// What was asked; `None` of a tombstone, which came before its work.
+    /// What was asked; `None` of a tombstone, which came before its work. Books of before batches
+    /// call it `operations`.
+    #[serde(alias = "operations")]
     asked: Option<Asked>,
     declined: Option<Declined>,
     /// Who of a batch declined.
+    #[serde(default)]
     members_declined: Vec<DeclinedMember>,
     /// When it ended, in seconds since 1970.
     at_s: u64,
@@ -142,7 +145,7 @@ pub struct Work {
 
 /// What a branch is asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(untagged)]
 pub enum Asked {
     Alone(Vec<Work>),
     Batch { members: Vec<Vec<Work>>, drop_declined: bool },
@@ -208,6 +211,8 @@ pub struct Books {
 }
 
 type Batch = fjall::OwnedWriteBatch;
+/// What a branch has to hold, or why it is not prepared.
+type Held = Result<Vec<Posting>, Declined>;
 
 impl Books {
     /// Opens the folder, or makes it with an identity of its own.
@@ -424,11 +429,7 @@ impl Books {
         Ok(known)
     }
 
-    fn hold(
-        &self,
-        operations: &[Work],
-        touched: &mut Accounts,
-    ) -> Result<Result<Vec<Posting>, Declined>, Refusal> {
+    fn hold(&self, operations: &[Work], touched: &mut Accounts) -> Result<Held, Refusal> {
         let mut postings = Vec::new();
         for work in operations {
             let (account, posting) = match accounts::parse(&work.operation, &work.params) {
@@ -457,7 +458,7 @@ impl Books {
         members: &[Vec<Work>],
         drop_declined: bool,
         touched: &mut Accounts,
-    ) -> Result<(Result<Vec<Posting>, Declined>, Vec<DeclinedMember>), Refusal> {
+    ) -> Result<(Held, Vec<DeclinedMember>), Refusal> {
         let mut after = Accounts::new();
         let mut declined = Vec::new();
         for (member, operations) in members.iter().enumerate() {

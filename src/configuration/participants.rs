@@ -172,7 +172,12 @@ impl Participant {
             };
             options.locks.insert(name, locks);
         }
-        Http::new(&options).map_err(refused)
+        Http::new(&options).map_err(|error| match error {
+            ConfigurationError::Operation { operation, detail } => {
+                fault(&format!("operations.{operation}.locks"), detail)
+            }
+            error => refused(error),
+        })
     }
 
     fn lengths(

@@ -300,7 +300,8 @@ async fn raw(server: &WalletServer, bytes: &str) -> String {
 async fn a_body_that_breaks_off_is_malformed_and_only_a_long_one_is_too_large() {
     let server = WalletServer::start(&[], &[]);
     let chunked = "transfer-encoding: chunked\r\n\r\n";
-    let long = "x".repeat(300_000);
+    // By one byte: what is left unread is answered by a reset, which may overtake the answer.
+    let long = "x".repeat((1 << 18) + 1);
     for (body, status, code) in [
         ("content-length: 500\r\n\r\n{\"log\":".to_owned(), 400, "malformed"),
         (format!("{chunked}ff\r\n{{\"log\":"), 400, "malformed"),

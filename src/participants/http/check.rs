@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::answers::{self, Sorted, sort};
+use super::batch::Room;
 use super::messages::{ClaimAnswer, ClaimRequest, Description, Message, ParameterKind};
 use super::wire::{Endpoint, Lane, Reply, Request, Signing, Trouble};
 use super::{Claimed, Http, Inner, PROTOCOL, RETENTION_S_MIN};
@@ -41,7 +42,8 @@ impl Inner {
             );
             return Err(ClaimError::Unfit { detail });
         }
-        self.claimed.store(Some(Arc::new(Claimed { epoch, service })));
+        let room = Room::at(&service);
+        self.claimed.store(Some(Arc::new(Claimed { epoch, service, room })));
         Ok(identity)
     }
 
@@ -93,7 +95,7 @@ pub(super) fn findings(service: &Description) -> Vec<Finding> {
         retention = format!("{retention}, at least {RETENTION_S_MIN} s are needed");
     }
     let identity = answers::shown(&service.identity);
-    vec![
+    let mut findings = vec![
         Finding::new("protocol", service.speaks_ours(), protocol, "another version of the service"),
         Finding::new(
             "identity",
@@ -107,7 +109,13 @@ pub(super) fn findings(service: &Description) -> Vec<Finding> {
             retention,
             "a longer retention at the service",
         ),
-    ]
+    ];
+    if service.batch_members_max == Some(0) {
+        let found = "it takes batches of at most 0 members (batch_members_max)";
+        let remedy = "at least 1, or no capability batch";
+        findings.push(Finding::new("batches", false, found, remedy));
+    }
+    findings
 }
 
 /// What is wrong with the names of what operations touch.
@@ -134,6 +142,14 @@ fn locks(service: &Description, locks: &BTreeMap<OperationName, Vec<LockName>>) 
     findings
 }
 
+fn batches(service: &Description, without_locks: bool) -> String {
+    match Room::at(service).members() {
+        0 => "not offered".to_owned(),
+        _ if without_locks => "offered; not used without operations.NAME.locks here".to_owned(),
+        members => format!("offered, of up to {members} members"),
+    }
+}
+
 impl Http {
     /// Looks at everything that taking part needs, the operations included; claims nothing.
     pub async fn check(&self) -> Result<Vec<Finding>, String> {
@@ -157,12 +173,7 @@ impl Http {
             "not offered: a branch on its own takes two phases"
         };
         found.push(Finding::new("one-phase commit", true, phases, ""));
-        let batches = match (service.takes_batches(), inner.locks.is_empty()) {
-            (true, false) => "offered",
-            (true, true) => "offered; not used without operations.NAME.locks here",
-            (false, _) => "not offered",
-        };
-        found.push(Finding::new("batches", true, batches, ""));
+        found.push(Finding::new("batches", true, batches(&service, inner.locks.is_empty()), ""));
         found.extend(locks(&service, &inner.locks));
         let offered = service
             .operations

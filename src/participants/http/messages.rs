@@ -25,6 +25,9 @@ pub(super) struct Description {
     #[serde(default)]
     pub(super) capabilities: Vec<String>,
     pub(super) body_bytes_max: usize,
+    /// The most members of a batch, if the service has a limit of its own.
+    #[serde(default)]
+    pub(super) batch_members_max: Option<usize>,
     pub(super) operations: Vec<OperationDescription>,
 }
 

@@ -19,7 +19,9 @@
 //! | `GET /v1/branches` | what stands prepared, of every log, in pages |
 //! | `POST /v1/prunes` | what may be forgotten |
 //!
-//! `POST /v1/branches/GID/pre-commit` is reserved for three-phase commit. What a service holds to:
+//! `POST /v1/branches/GID/pre-commit` is reserved for three-phase commit. A service that lacks a
+//! capability is used without it; one that is unknown here is ignored, and what changes in a way
+//! that is not compatible gets another name. What a service holds to:
 //!
 //! 1. **Durable first.** Whatever it answers is on its disk before.
 //! 2. **A yes never expires.** Only a commit or an abort ends a prepared branch.
@@ -40,8 +42,10 @@
 //!    tombstones may go, too. What is prepared always stays.
 //! 8. **Batches** (with `batch`). Members are carried out in their order, each as if those before it
 //!    were committed; one that declines has done nothing. With `drop_declined` the rest is prepared,
-//!    else nothing is when somebody declines. The answer names who did, and is the same when the
-//!    request is repeated. Commit and abort are of the branch, and so of all.
+//!    else nothing is when somebody declines. The answer names who did, each once and by its place
+//!    from 0, and is the same when the request is repeated. Only a member's own rules (class
+//!    `business`) make it decline; what else fails, fails the batch: the vote is a technical no.
+//!    Commit and abort are of the branch, and so of all.
 //! 9. **Refusals** are 4xx with a `code` and a `detail`, and mean that nothing was done: 400, 401,
 //!    403, 409, 413, 415, 429. Everything else (other 4xx, 5xx, a body that breaks off) means that
 //!    nobody knows.
@@ -162,6 +166,7 @@ struct Inner {
 struct Claimed {
     epoch: Epoch,
     service: Description,
+    room: batch::Room,
 }
 
 impl Http {

@@ -160,6 +160,10 @@ checks! {
         => batches::all_or_nothing;
     "batch-is-repeatable", "a batch that is repeated hears the same; with other members, 422"
         => batches::repeatable;
+    "batch-is-limited", "a batch with no, too many or empty members is refused with 400 or 413"
+        => batches::limited;
+    "batch-is-fenced", "a batch of another epoch or for another identity is refused with 409"
+        => batches::fenced;
     "lists-all-prepared", "every prepared branch of every log is listed, once, in pages"
         => fences::lists_all;
     "older-epochs-are-fenced", "prepare, commit and abort by an older epoch are refused with 409"
