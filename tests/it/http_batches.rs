@@ -7,9 +7,13 @@ use presume::participants::batch::{Batch, Style, Then, Worked};
 use presume::participants::http::Http;
 use presume::participants::{Ack, Participant};
 use presume::txn::{Epoch, Operation, Vote};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestError, TestRunner};
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use crate::batch_banks::{all_done, batch, told};
+use crate::batch_oracle::{ACCOUNTS, CASES, Case, Leg, OPENING, case, serial};
 use crate::branches::{at, credit, debit, gid, gid_of, log};
 use crate::middleman::{Act, Call, between};
 use crate::wallet_server::{WalletServer, options};
@@ -139,6 +143,107 @@ async fn a_lost_or_odd_answer_is_unknown_and_can_be_aborted() {
         assert_eq!(http.list_prepared().await.unwrap().branches, []);
     }
     assert_eq!(server.account("a").await, (100, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_outlives_a_kill_of_the_service_and_hears_the_same_again() {
+    let (mut server, http) = open(&[]).await;
+    let batches = http.batches().unwrap();
+    let worked = batches.work(of(1, &members(), Then::Hold)).await;
+    assert_eq!(told(&worked), (vec![0, 20, 40], "none".to_owned()));
+    server.kill();
+    server.run();
+    assert_eq!(batches.work(of(1, &members(), Then::Hold)).await, worked);
+    assert_eq!(http.list_prepared().await.unwrap().branches, [gid(1)]);
+    assert_eq!(batches.prepare_held(gid(1)).await, Vote::Yes);
+    server.kill();
+    // Gone before it was asked: nothing was sent, so nobody was heard.
+    let worked = batches.work(of(2, &members(), Then::Hold)).await;
+    assert_eq!(told(&worked), (vec![], "failed technical participant_unavailable".to_owned()));
+    assert!(matches!(http.commit(gid(1)).await, Ack::Unknown(_)));
+    server.run();
+    for _ in 0..2 {
+        assert_eq!(http.commit(gid(1)).await, Ack::Done);
+    }
+    assert_eq!((server.account("a").await, server.account("b").await), ((0, 0, 0), (40, 0, 0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_a_batch_has_opened_and_emptied_is_open() {
+    let (server, http) = open(&[]).await;
+    let batches = http.batches().unwrap();
+    let members = [vec![credit("c", 5)], vec![debit("c", 5)]];
+    assert_eq!(batches.work(of(1, &members, Then::Prepare)).await, all_done(Some(Vote::Yes)));
+    assert_eq!(http.commit(gid(1)).await, Ack::Done);
+    assert_eq!(server.account("c").await, (0, 0, 0));
+    assert_eq!(http.prepare(gid(2), &[at("balance", "c")]).await, Vote::ReadOnly);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wallets_batches_equal_a_serial_order_of_their_members() {
+    let (server, http) = open(&[]).await;
+    let physical = std::cell::Cell::new(0);
+    let config = Config { cases: CASES, max_shrink_iters: 100, ..Config::default() };
+    let ran = TestRunner::new(config).run(&case(), |case| {
+        let run = against_the_oracle(&server, &http, &physical, &case);
+        tokio::task::block_in_place(|| Handle::current().block_on(run))
+    });
+    match ran {
+        Ok(()) => {}
+        Err(TestError::Fail(why, case)) => panic!("{why}\n{case:?}"),
+        Err(TestError::Abort(why)) => panic!("{why}"),
+    }
+}
+
+/// Each case has accounts of its own; its members are tried held and, as they decline, at once.
+async fn against_the_oracle(
+    server: &WalletServer,
+    http: &Http,
+    physical: &std::cell::Cell<u64>,
+    case: &Case,
+) -> Result<(), TestCaseError> {
+    let next = || {
+        physical.set(physical.get() + 1);
+        physical.get()
+    };
+    let first = next();
+    let name = |account: usize| format!("{first}-{account}");
+    let opened: Vec<_> =
+        (0..ACCOUNTS).map(|account| vec![credit(&name(account), OPENING)]).collect();
+    let batches = http.batches().unwrap();
+    let worked = batches.work(of(first, &opened, Then::Prepare)).await;
+    prop_assert_eq!(worked, all_done(Some(Vote::Yes)));
+    prop_assert_eq!(http.commit(gid(first)).await, Ack::Done);
+    let operation = |(account, amount): &Leg| match *amount {
+        amount if amount < 0 => debit(&name(*account), -amount),
+        amount => credit(&name(*account), amount),
+    };
+    let members: Vec<Vec<_>> =
+        case.members.iter().map(|legs| legs.iter().map(operation).collect()).collect();
+    let (balances, declines) = serial(&case.members);
+    let places: Vec<usize> = declines.iter().map(|index| index * 10).collect();
+    let gid = gid(next());
+    if case.ways[0].0 && !declines.is_empty() {
+        let worked = batches.work(batch(gid, &members, Style::Together, Then::Prepare)).await;
+        prop_assert_eq!(told(&worked), (places, "none".to_owned()));
+        prop_assert_eq!(http.list_prepared().await.unwrap().branches, []);
+        return Ok(());
+    }
+    let worked = batches.work(batch(gid, &members, Style::Together, Then::Hold)).await;
+    prop_assert_eq!(told(&worked), (places, "none".to_owned()));
+    // What comes to nothing is read-only, and all the same for a commit.
+    let vote = batches.prepare_held(gid).await;
+    prop_assert!(vote == Vote::Yes || balances == [OPENING; ACCOUNTS], "{vote:?}");
+    if vote == Vote::Yes {
+        let ack = if case.committed { http.commit(gid).await } else { http.abort(gid).await };
+        prop_assert_eq!(ack, Ack::Done);
+    }
+    let expected = if case.committed { balances } else { [OPENING; ACCOUNTS] };
+    for (account, balance) in expected.into_iter().enumerate() {
+        let balance = u64::try_from(balance).unwrap();
+        prop_assert_eq!(server.account(&name(account)).await, (balance, 0, 0));
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

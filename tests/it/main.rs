@@ -21,6 +21,7 @@ mod endurance;
 mod failure_classes;
 mod house;
 mod http_batches;
+mod http_coalesced;
 mod http_conform;
 mod http_service;
 mod http_transfers;
