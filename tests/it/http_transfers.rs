@@ -276,7 +276,7 @@ async fn kills_and_lost_replies_lose_nothing_of_batches() {
     kills_lose_nothing(wallet, &url, LOCKS, seed).await;
     let batches = batches.load(Ordering::SeqCst);
     println!("{batches} batches");
-    assert!(batches > 20, "{batches} batches");
+    assert!(batches > 5, "{batches} batches");
 }
 
 async fn kills_lose_nothing(mut wallet: WalletServer, url: &str, more: &str, seed: u64) {
