@@ -73,6 +73,19 @@ pub fn parse(
     Ok((account.to_owned(), Some(posting)))
 }
 
+/// What a batch comes to that has tried its members on: one posting an account.
+pub fn postings(before: &Accounts, after: &Accounts) -> Vec<Posting> {
+    let one = |(name, after): (&String, &Option<Account>)| {
+        let (before, after) = (before.get(name)?.as_ref(), after.as_ref()?);
+        let was = before.map_or(0, |account| account.balance);
+        let (debit, amount) = (after.balance < was, after.balance.abs_diff(was));
+        // An account that was opened stays open, whatever is left there.
+        let changed = amount > 0 || before.is_none();
+        changed.then(|| Posting { account: name.clone(), debit, amount })
+    };
+    after.iter().filter_map(one).collect()
+}
+
 pub fn is_name(account: &str) -> bool {
     (1..=64).contains(&account.len()) && !account.chars().any(char::is_control)
 }
@@ -80,6 +93,13 @@ pub fn is_name(account: &str) -> bool {
 impl Posting {
     pub fn account(&self) -> &str {
         &self.account
+    }
+
+    /// Carries it out at once, for those who come after it in its batch.
+    pub fn try_on(&self, accounts: &mut Accounts) -> Result<(), Declined> {
+        self.hold(accounts)?;
+        self.apply(accounts);
+        Ok(())
     }
 
     /// Holds what it needs; a credit opens its account.

@@ -15,12 +15,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::books::{Books, Gid, Phases, Verdict, Work, parse_log};
+use crate::books::{Asked, Books, Gid, Phases, Verdict, Work, parse_log};
 use crate::{accounts, signature};
 
 /// The largest body.
 const BODY_BYTES_MAX: usize = 1 << 18;
-/// The most operations in a branch.
+/// The most members of a batch; bodies have a limit, too.
+const MEMBERS_MAX: usize = 1_000;
+/// The most operations in a branch, or of a member.
 const OPERATIONS_MAX: usize = 256;
 /// The most requests at a time; more are refused.
 const REQUESTS_MAX: usize = 256;
@@ -31,6 +33,7 @@ pub struct Service {
     pub books: Books,
     pub secret: Option<String>,
     pub one_phase: bool,
+    pub batches: bool,
     pub places: Arc<Semaphore>,
 }
 
@@ -56,6 +59,9 @@ pub fn router(service: Arc<Service>) -> Router {
         router = router
             .route("/v1/branches/{gid}/commit-one-phase", post(commit_one_phase))
             .route("/v1/branches/{gid}/inquire", post(inquire));
+    }
+    if service.batches {
+        router = router.route("/v1/branches/{gid}/prepare-batch", post(prepare_batch));
     }
     // Not `unknown_branch`: whoever asks in the wrong place has learnt nothing about a branch.
     let nowhere =
@@ -190,13 +196,16 @@ fn log(text: &str) -> Result<u128, Refusal> {
 }
 
 async fn describe(State(service): App, _: Signed) -> Answer {
-    let capabilities: &[&str] = if service.one_phase { &["one_phase"] } else { &[] };
+    let offered = [("one_phase", service.one_phase), ("batch", service.batches)];
+    let capabilities: Vec<_> =
+        offered.iter().filter(|(_, yes)| *yes).map(|(name, _)| name).collect();
     Ok(Json(json!({
         "protocol": "presume-participant/1",
         "identity": service.books.identity,
         "outcome_retention_s": OUTCOME_RETENTION_S,
         "capabilities": capabilities,
         "body_bytes_max": BODY_BYTES_MAX,
+        "batch_members_max": MEMBERS_MAX,
         "operations": accounts::described(),
     })))
 }
@@ -258,8 +267,36 @@ async fn work(State(service): App, path: String, request: Signed, phases: Phases
     if !(1..=OPERATIONS_MAX).contains(&operations.len()) {
         return Err(Refusal::malformed(format!("a branch has 1 to {OPERATIONS_MAX} operations")));
     }
-    let vote = change(service, move |books| books.work(gid, epoch, operations, phases)).await?;
+    let asked = Asked::Alone(operations);
+    let vote = change(service, move |books| books.work(gid, epoch, asked, phases)).await?;
     Ok(Json(json!(vote)))
+}
+
+#[derive(Deserialize)]
+struct BatchBody {
+    service: String,
+    epoch: u64,
+    drop_declined: bool,
+    members: Vec<Vec<Work>>,
+}
+
+async fn prepare_batch(State(service): App, Path(path): Path<String>, request: Signed) -> Answer {
+    let gid = gid(&path)?;
+    request.is_change(&path)?;
+    let BatchBody { service: identity, epoch, drop_declined, members } = request.json()?;
+    is_for(&service, &identity)?;
+    let counts = || members.iter().map(Vec::len);
+    if !(1..=MEMBERS_MAX).contains(&members.len())
+        || !counts().all(|count| (1..=OPERATIONS_MAX).contains(&count))
+    {
+        let detail = format!(
+            "a batch has 1 to {MEMBERS_MAX} members, each of 1 to {OPERATIONS_MAX} operations"
+        );
+        return Err(Refusal::malformed(detail));
+    }
+    let asked = Asked::Batch { members, drop_declined };
+    let work = move |books: &Books| books.work(gid, epoch, asked, Phases::Two);
+    Ok(Json(json!(change(service, work).await?)))
 }
 
 #[derive(Deserialize)]

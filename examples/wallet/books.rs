@@ -123,9 +123,14 @@ pub enum State {
 struct Branch {
     state: State,
     postings: Vec<Posting>,
-    /// What was asked; `None` of a tombstone, which came before its work.
-    operations: Option<Vec<Work>>,
+    /// What was asked; `None` of a tombstone, which came before its work. Books of before batches
+    /// call it `operations`.
+    #[serde(alias = "operations")]
+    asked: Option<Asked>,
     declined: Option<Declined>,
+    /// Who of a batch declined.
+    #[serde(default)]
+    members_declined: Vec<DeclinedMember>,
     /// When it ended, in seconds since 1970.
     at_s: u64,
 }
@@ -136,6 +141,37 @@ struct Branch {
 pub struct Work {
     pub operation: String,
     pub params: Map<String, Value>,
+}
+
+/// What a branch is asked to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Asked {
+    Alone(Vec<Work>),
+    Batch { members: Vec<Vec<Work>>, drop_declined: bool },
+}
+
+/// A member of a batch that declined.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeclinedMember {
+    pub member: usize,
+    #[serde(flatten)]
+    pub why: Declined,
+}
+
+/// A vote, and who of a batch declined.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Voted {
+    #[serde(flatten)]
+    pub vote: Vote,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub declined: Vec<DeclinedMember>,
+}
+
+impl From<Vote> for Voted {
+    fn from(vote: Vote) -> Self {
+        Self { vote, declined: Vec::new() }
+    }
 }
 
 /// What is stored of a coordinator's log.
@@ -175,6 +211,8 @@ pub struct Books {
 }
 
 type Batch = fjall::OwnedWriteBatch;
+/// What a branch has to hold, or why it is not prepared.
+type Held = Result<Vec<Posting>, Declined>;
 
 impl Books {
     /// Opens the folder, or makes it with an identity of its own.
@@ -228,29 +266,36 @@ impl Books {
         &self,
         gid: Gid,
         epoch: u64,
-        operations: Vec<Work>,
+        asked: Asked,
         phases: Phases,
-    ) -> Result<Vote, Refusal> {
+    ) -> Result<Voted, Refusal> {
         let mut prepared = self.lock();
         let log = self.fence(gid.log, epoch)?;
         if gid.epoch != epoch {
             return Err(Refusal::stale(log.epoch));
         }
         if let Some(branch) = self.branch(gid)? {
-            return known_vote(&branch, &operations, phases);
+            return known_vote(branch, &asked, phases);
         }
         if (gid.epoch, gid.physical) < log.ended_before {
             let detail = "its execution has ended everywhere";
-            return Ok(Vote::No(Declined::technical("ended", detail)));
+            return Ok(Vote::No(Declined::technical("ended", detail)).into());
         }
         if *prepared >= PREPARED_MAX {
             let detail = format!("{PREPARED_MAX} branches are prepared, the limit");
-            return Ok(Vote::No(Declined::technical("too_many_prepared", &detail)));
+            return Ok(Vote::No(Declined::technical("too_many_prepared", &detail)).into());
         }
         let mut touched = Accounts::new();
-        let held = self.hold(&operations, &mut touched)?;
+        let (held, members_declined) = match &asked {
+            Asked::Alone(operations) => (self.hold(operations, &mut touched)?, Vec::new()),
+            Asked::Batch { members, drop_declined } => {
+                self.hold_batch(members, *drop_declined, &mut touched)?
+            }
+        };
         let (vote, state, postings) = match held {
-            Ok(postings) if postings.is_empty() => return Ok(Vote::ReadOnly),
+            Ok(postings) if postings.is_empty() => {
+                return Ok(Voted { vote: Vote::ReadOnly, declined: members_declined });
+            }
             Ok(postings) if phases == Phases::Two => (Vote::Yes, State::Prepared, postings),
             Ok(postings) => {
                 for posting in &postings {
@@ -264,11 +309,11 @@ impl Books {
             }
         };
         let declined = if let Vote::No(declined) = &vote { Some(declined.clone()) } else { None };
-        let branch =
-            Branch { state, postings, operations: Some(operations), declined, at_s: now_s() };
+        let (asked, at_s) = (Some(asked), now_s());
+        let branch = Branch { state, postings, asked, declined, members_declined, at_s };
         self.store(gid, &branch, &touched)?;
         *prepared += usize::from(state == State::Prepared);
-        Ok(vote)
+        Ok(Voted { vote, declined: branch.members_declined })
     }
 
     /// Ends a branch as it is told, unless it has ended; answers how it stands.
@@ -285,8 +330,9 @@ impl Books {
                 let tombstone = Branch {
                     state: State::Aborted,
                     postings: Vec::new(),
-                    operations: None,
+                    asked: None,
                     declined: None,
+                    members_declined: Vec::new(),
                     at_s: now_s(),
                 };
                 self.store(gid, &tombstone, &Accounts::new())?;
@@ -383,11 +429,7 @@ impl Books {
         Ok(known)
     }
 
-    fn hold(
-        &self,
-        operations: &[Work],
-        touched: &mut Accounts,
-    ) -> Result<Result<Vec<Posting>, Declined>, Refusal> {
+    fn hold(&self, operations: &[Work], touched: &mut Accounts) -> Result<Held, Refusal> {
         let mut postings = Vec::new();
         for work in operations {
             let (account, posting) = match accounts::parse(&work.operation, &work.params) {
@@ -408,6 +450,68 @@ impl Books {
             }
         }
         Ok(Ok(postings))
+    }
+
+    /// Tries the members on, one after the other, and holds what they come to together.
+    fn hold_batch(
+        &self,
+        members: &[Vec<Work>],
+        drop_declined: bool,
+        touched: &mut Accounts,
+    ) -> Result<(Held, Vec<DeclinedMember>), Refusal> {
+        let mut after = Accounts::new();
+        let mut declined = Vec::new();
+        for (member, operations) in members.iter().enumerate() {
+            let mut tried = Accounts::new();
+            let told = self.try_on(operations, touched, &after, &mut tried)?;
+            match told {
+                Ok(()) => after.append(&mut tried),
+                Err(why) => declined.push(DeclinedMember { member, why }),
+            }
+        }
+        if !declined.is_empty() && !drop_declined {
+            let detail = format!("{} members declined", declined.len());
+            return Ok((Err(Declined::business("members_declined", detail)), declined));
+        }
+        let postings = accounts::postings(touched, &after);
+        for posting in &postings {
+            posting.hold(touched).expect("a batch needs no more than its members");
+        }
+        Ok((Ok(postings), declined))
+    }
+
+    /// Carries a member out on accounts as those before it have left them.
+    fn try_on(
+        &self,
+        operations: &[Work],
+        touched: &mut Accounts,
+        before: &Accounts,
+        tried: &mut Accounts,
+    ) -> Result<Result<(), Declined>, Refusal> {
+        for work in operations {
+            let (account, posting) = match accounts::parse(&work.operation, &work.params) {
+                Ok(parsed) => parsed,
+                Err(declined) => return Ok(Err(declined)),
+            };
+            self.touch(&account, touched)?;
+            if !tried.contains_key(&account) {
+                let now = before.get(&account).unwrap_or(&touched[&account]).clone();
+                tried.insert(account.clone(), now);
+            }
+            match posting {
+                Some(posting) => {
+                    if let Err(declined) = posting.try_on(tried) {
+                        return Ok(Err(declined));
+                    }
+                }
+                None if tried[&account].is_none() => {
+                    let detail = format!("there is no account {account:?}");
+                    return Ok(Err(Declined::business("unknown_account", detail)));
+                }
+                None => {}
+            }
+        }
+        Ok(Ok(()))
     }
 
     fn touch(&self, account: &str, touched: &mut Accounts) -> Result<(), Refusal> {
@@ -449,22 +553,24 @@ impl Books {
 }
 
 /// The vote of a branch that has been voted on, or was ended before its work came.
-fn known_vote(branch: &Branch, operations: &[Work], phases: Phases) -> Result<Vote, Refusal> {
+fn known_vote(branch: Branch, asked: &Asked, phases: Phases) -> Result<Voted, Refusal> {
     let contradiction =
         |detail| Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "contradiction", detail));
-    if branch.operations.as_ref().is_some_and(|known| known != operations) {
+    if branch.asked.as_ref().is_some_and(|known| known != asked) {
         return contradiction("the branch is known with other operations");
     }
-    match branch.state {
-        State::Prepared if phases == Phases::One => contradiction("the branch is prepared"),
-        State::Prepared | State::Committed => Ok(Vote::Yes),
-        State::Aborted => Ok(Vote::No(
-            branch
-                .declined
-                .clone()
-                .unwrap_or_else(|| Declined::technical("aborted_before", "its abort came before")),
-        )),
-    }
+    let vote = match (branch.state, branch.declined) {
+        (State::Prepared, _) if phases == Phases::One => {
+            return contradiction("the branch is prepared");
+        }
+        (State::Prepared | State::Committed, _) => Vote::Yes,
+        (State::Aborted, Some(declined)) => Vote::No(declined),
+        (State::Aborted, None) => {
+            let before = Declined::technical("aborted_before", "its abort came before");
+            return Ok(Vote::No(before).into());
+        }
+    };
+    Ok(Voted { vote, declined: branch.members_declined })
 }
 
 /// One durable batch. If it fails nobody knows whether it is on the disk: the answer is a 500, and

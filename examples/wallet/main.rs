@@ -50,6 +50,9 @@ struct Args {
     /// Does not offer one-phase commits, as a simpler service may
     #[arg(long)]
     two_phase_only: bool,
+    /// Does not offer batches, as a simpler service may
+    #[arg(long)]
+    no_batches: bool,
 }
 
 fn opening(text: &str) -> Result<(String, u64), String> {
@@ -83,8 +86,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let listener = TcpListener::bind(("127.0.0.1", args.port)).await?;
     println!("wallet listens on http://{}", listener.local_addr()?);
-    let service =
-        api::Service { books, secret, one_phase: !args.two_phase_only, places: api::places() };
+    let (one_phase, batches) = (!args.two_phase_only, !args.no_batches);
+    let service = api::Service { books, secret, one_phase, batches, places: api::places() };
     axum::serve(listener, api::router(Arc::new(service))).await?;
     Ok(())
 }

@@ -173,7 +173,10 @@ pub const PARTICIPANT_KEYS: &[(&str, &str)] = &[
 pub const OPERATION_KEYS: &[(&str, &str)] = &[
     ("sql", "One statement; $name stands for a parameter."),
     ("expect_rows", "Rows it must change or find; anything else is a business decline."),
-    ("locks", "What it touches, such as [\"account/$account\"]: then transactions share batches."),
+    (
+        "locks",
+        "What it touches, such as [\"account/$account\"] (services, too): transactions share batches.",
+    ),
     (
         "batch_sql",
         "The same for many: lists and $member (PostgreSQL), or the table $batch (MySQL).",

@@ -91,7 +91,6 @@ impl Participant {
         use ParticipantKind::{Embedded, Http, Mysql, Postgres};
         const REMOTE: (&[ParticipantKind], &str) =
             (&[Postgres, Mysql, Http], "databases and services");
-        const DATABASES: (&[ParticipantKind], &str) = (&[Postgres, Mysql], "databases");
         let keys = [
             ("dir", self.dir.is_some(), (&[Embedded][..], "embedded ledgers")),
             ("url", self.url.is_some(), REMOTE),
@@ -102,7 +101,7 @@ impl Participant {
             ("listening_horizon_ms", self.listening_horizon_ms.is_some(), REMOTE),
             ("prepared_reserve", self.prepared_reserve.is_some(), (&[Postgres], "kind postgres")),
             ("allow_unsafe", !self.allow_unsafe.is_empty(), REMOTE),
-            ("operations", !self.operations.is_empty(), DATABASES),
+            ("operations", !self.operations.is_empty(), REMOTE),
         ];
         let misplaced = |(key, set, (kinds, of)): (&str, bool, (&[ParticipantKind], &str))| {
             let wrong = set && !kinds.contains(&self.kind);
@@ -164,7 +163,21 @@ impl Participant {
         options.allow_unsafe.clone_from(&self.allow_unsafe);
         options.connections_max = self.connections_max.unwrap_or(options.connections_max);
         self.lengths(&mut options.connect_timeout, &mut options.listening_horizon)?;
-        Http::new(&options).map_err(refused)
+        for (name, operation) in self.named_operations()? {
+            let plain =
+                OperationSql { locks: operation.locks.clone(), ..OperationSql::new("", None) };
+            let Some(locks) = operation.locks.clone().filter(|_| operation == plain) else {
+                let problem = "a service has its own: only `locks` stands here".to_owned();
+                return Err(fault(&format!("operations.{name}"), problem));
+            };
+            options.locks.insert(name, locks);
+        }
+        Http::new(&options).map_err(|error| match error {
+            ConfigurationError::Operation { operation, detail } => {
+                fault(&format!("operations.{operation}.locks"), detail)
+            }
+            error => refused(error),
+        })
     }
 
     fn lengths(

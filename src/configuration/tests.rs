@@ -123,6 +123,26 @@ fn values_of_the_wrong_type_are_named() {
 }
 
 #[test]
+fn of_a_services_operations_only_locks_stand_here() {
+    let service = "[participants.w]\nkind = \"http\"\nurl = \"http://127.0.0.1:1\"\n";
+    let debit = |keys: &str| format!("{service}[participants.w.operations.debit]\n{keys}");
+    assert!(read(&debit("locks = [\"account/$account\"]\n"), &[], &[]).is_ok());
+    for keys in ["", "sql = \"SELECT 1\"\nlocks = [\"a\"]\n", "expect_rows = 1\n"] {
+        wrong(&debit(keys), &["participants.w.operations.debit", "only `locks`"]);
+    }
+    wrong(
+        &debit("locks = [\"account/$\"]\n"),
+        &["participants.w.operations.debit.locks", "\"account/$\"", "'$'"],
+    );
+    let embedded = "[participants.core]\nkind = \"embedded\"\n\
+                    [participants.core.operations.debit]\nlocks = [\"a\"]\n";
+    wrong(embedded, &["participants.core.operations", "databases and services"]);
+    let database = "[participants.core]\nkind = \"postgres\"\nurl = \"postgres://u@127.0.0.1/x\"\n\
+                    [participants.core.operations.debit]\nlocks = [\"a\"]\n";
+    wrong(database, &["participants.core.operations.debit.sql", "the SQL is empty"]);
+}
+
+#[test]
 fn values_out_of_bounds_name_value_limit_and_origin() {
     wrong(
         "[policy]\nfraud_reject_above = 1.5\n",

@@ -191,6 +191,11 @@ pub trait Batches: Send + Sync {
     /// travels alone. The operation was validated.
     fn keys(&self, operation: &Operation, keys: &mut Vec<Key>) -> bool;
 
+    /// The most members that it takes in a batch, as far as is known now; one at least.
+    fn members_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Carries a batch out.
     fn work(&self, batch: Batch) -> BoxFuture<'_, Worked>;
 

@@ -154,8 +154,9 @@ impl Coalescing {
     /// Whether a journey may begin now, and what it may take; there are no timers. One goes at once
     /// where nobody travels; a second when as many wait as travel; more only when they are full:
     /// few large batches cost less than many small ones.
-    pub fn room(&self, load: Load) -> Option<Room> {
-        let full = self.options.members_max;
+    /// A batch has at most `members_max`, what all of its participants take.
+    pub fn room(&self, load: Load, members_max: usize) -> Option<Room> {
+        let full = self.options.members_max.min(members_max).max(1);
         let enough = match load.journeys {
             0 => 1,
             1 => load.travelling.min(full),
@@ -240,13 +241,18 @@ mod tests {
     fn one_goes_at_once_and_more_only_when_many_wait() {
         let rule = rule(Strategy::Auto);
         let goes = |journeys, travelling, waiting| {
-            rule.room(Load { journeys, travelling, waiting }).is_some()
+            rule.room(Load { journeys, travelling, waiting }, usize::MAX).is_some()
         };
         assert!(!goes(0, 0, 0));
         assert!(goes(0, 0, 1));
         assert!(goes(1, 10, 10) && !goes(1, 10, 9));
         assert!(goes(2, 300, 256) && !goes(2, 300, 255));
         assert!(!goes(4, 1_000, 4_000));
+        let taken = |waiting, members_max| {
+            let room = rule.room(Load { journeys: 2, travelling: 20, waiting }, members_max);
+            room.map(|room| room.members_max)
+        };
+        assert_eq!((taken(9, 10), taken(10, 10), taken(1, 0)), (None, Some(10), Some(1)));
     }
 
     #[test]

@@ -12,22 +12,22 @@ use tokio::runtime::Handle;
 use crate::batch_banks::{BatchBank, STYLES, batch};
 use crate::branches::{credit, debit, gid};
 
-const ACCOUNTS: usize = 5;
-const OPENING: i64 = 100;
-const CASES: u32 = 60;
+pub const ACCOUNTS: usize = 5;
+pub const OPENING: i64 = 100;
+pub const CASES: u32 = 60;
 
 /// What happens to an account: an amount that comes or, below zero, goes.
-type Leg = (usize, i64);
+pub type Leg = (usize, i64);
 
 #[derive(Debug, Clone)]
-struct Case {
-    members: Vec<Vec<Leg>>,
+pub struct Case {
+    pub members: Vec<Vec<Leg>>,
     /// For each attempt: together or not, held or not.
-    ways: Vec<(bool, bool)>,
-    committed: bool,
+    pub ways: Vec<(bool, bool)>,
+    pub committed: bool,
 }
 
-fn case() -> impl Strategy<Value = Case> {
+pub fn case() -> impl Strategy<Value = Case> {
     let leg = || (0..ACCOUNTS, prop_oneof![-120_i64..-1, -30_i64..-1, 1_i64..60]);
     let member = prop_oneof![
         4 => proptest::collection::vec(leg(), 1),
@@ -48,7 +48,7 @@ fn operations(legs: &[Leg]) -> Vec<Operation> {
 }
 
 /// The balances after everybody in turn, and who declines: for those nothing happens.
-fn serial(members: &[Vec<Leg>]) -> ([i64; ACCOUNTS], BTreeSet<usize>) {
+pub fn serial(members: &[Vec<Leg>]) -> ([i64; ACCOUNTS], BTreeSet<usize>) {
     let (mut balances, mut declined) = ([OPENING; ACCOUNTS], BTreeSet::new());
     for (index, legs) in members.iter().enumerate() {
         let mut after = balances;

@@ -1,6 +1,6 @@
 //! The conformance check: the reference service passes, and every kind of faulty one is named.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::process::Output;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -44,13 +44,21 @@ async fn the_reference_service_conforms_again_and_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_service_does_not_offer_is_skipped() {
-    let server = WalletServer::start(&[], &["--two-phase-only"]);
+    let server = WalletServer::start(&[], &["--two-phase-only", "--no-batches"]);
     let report = check(&server.url()).await;
     assert_eq!(failed(&report), [""; 0], "{report:#?}");
     let skipped = report.iter().filter(|c| matches!(c.outcome, Outcome::Skipped(_)));
     let skipped: Vec<_> = skipped.map(|checked| checked.name).collect();
-    let expected =
-        ["one-phase-is-repeatable", "inquiry-tells-the-truth", "inquiry-leaves-a-tombstone"];
+    let expected = [
+        "one-phase-is-repeatable",
+        "inquiry-tells-the-truth",
+        "inquiry-leaves-a-tombstone",
+        "batch-is-a-serial-order",
+        "batch-is-all-or-nothing",
+        "batch-is-repeatable",
+        "batch-is-limited",
+        "batch-is-fenced",
+    ];
     assert_eq!(skipped, expected);
 }
 
@@ -70,6 +78,13 @@ enum Fault {
     TakesOtherOperations,
     AnswersWithoutCode,
     DeniesCommits,
+    HidesDeclines,
+    DropsUnasked,
+    NamesOnce,
+    CountsFromOne,
+    LeavesTraces,
+    TurnsAround,
+    TakesAnySize,
 }
 
 /// The reference service with a fault.
@@ -87,8 +102,39 @@ fn twin(call: &Call) -> Act {
     }
 }
 
+impl Fault {
+    /// The batch as this fault has it carried out, and for each of its members whose part it is.
+    fn garbled(self, call: &Call) -> Option<(Call, Vec<usize>)> {
+        let mut body = call.json();
+        let members = body["members"].as_array()?.iter().enumerate();
+        let mut parts: Vec<(usize, Value)> = match self {
+            // Each operation for itself.
+            Self::LeavesTraces => {
+                let of = |(index, member): (usize, &Value)| {
+                    let operations = member.as_array().cloned().unwrap_or_default();
+                    operations.into_iter().map(move |operation| (index, json!([operation])))
+                };
+                members.flat_map(of).collect()
+            }
+            Self::TurnsAround => members.map(|(index, member)| (index, member.clone())).collect(),
+            _ => return None,
+        };
+        if self == Self::TurnsAround {
+            parts.reverse();
+        }
+        let (owners, members): (Vec<usize>, Vec<Value>) = parts.into_iter().unzip();
+        body["members"] = members.into();
+        Some((Call { body: body.to_string().into(), ..call.clone() }, owners))
+    }
+}
+
 impl Script for Faulty {
     fn act(&self, call: &Call) -> Act {
+        if let Some((garbled, _)) =
+            self.fault.garbled(call).filter(|_| call.verb() == "prepare-batch")
+        {
+            return Act::Instead(garbled);
+        }
         let mut prepared = self.prepared.lock().unwrap();
         let (gid, verb) = (call.gid().to_owned(), call.verb());
         let known = prepared.get(&gid).copied();
@@ -119,7 +165,7 @@ impl Script for Faulty {
     fn reply(&self, call: &Call, status: u16, mut body: Value) -> (u16, Value) {
         match (self.fault, status, call.verb()) {
             (Fault::CommitsUnknown, 404, "commit") => (200, json!({"state": "committed"})),
-            (Fault::FencesNothing, 409, "prepare" | "commit-one-phase") => {
+            (Fault::FencesNothing, 409, "prepare" | "prepare-batch" | "commit-one-phase") => {
                 (200, json!({"vote": "yes"}))
             }
             (Fault::FencesNothing, 409, "commit") => (200, json!({"state": "committed"})),
@@ -136,6 +182,38 @@ impl Script for Faulty {
             (Fault::BreaksOnBadInput, 400, _) => (500, body),
             (Fault::TakesOtherOperations, 422, _) => (200, json!({"vote": "yes"})),
             (Fault::AnswersWithoutCode, 400..=499, _) => (status, json!("no")),
+            (Fault::HidesDeclines, 200, "prepare-batch") => {
+                body["declined"] = json!([]);
+                (200, body)
+            }
+            (Fault::DropsUnasked, 200, "prepare-batch") if body["vote"] == "no" => {
+                (200, json!({"vote": "yes", "declined": body["declined"]}))
+            }
+            (Fault::NamesOnce, 200, "prepare-batch") => {
+                let known = self.prepared.lock().unwrap().insert(call.gid().into(), Instant::now());
+                if known.is_some() {
+                    body["declined"] = json!([]);
+                }
+                (200, body)
+            }
+            (Fault::CountsFromOne, 200, "prepare-batch") => {
+                for declined in body["declined"].as_array_mut().into_iter().flatten() {
+                    declined["member"] = (declined["member"].as_u64().unwrap() + 1).into();
+                }
+                (200, body)
+            }
+            (Fault::LeavesTraces | Fault::TurnsAround, 200, "prepare-batch") => {
+                let (_, owners) = self.fault.garbled(call).unwrap();
+                let mut named: BTreeMap<usize, Value> = BTreeMap::new();
+                for declined in body["declined"].as_array_mut().into_iter().flatten() {
+                    let part = usize::try_from(declined["member"].as_u64().unwrap()).unwrap();
+                    declined["member"] = owners[part].into();
+                    named.insert(owners[part], declined.take());
+                }
+                body["declined"] = named.into_values().collect();
+                (200, body)
+            }
+            (Fault::TakesAnySize, 400, "prepare-batch") => (200, json!({"vote": "yes"})),
             (Fault::DeniesCommits, 200, "abort") => (200, json!({"state": "aborted"})),
             _ => (status, body),
         }
@@ -157,13 +235,23 @@ async fn a_service_with_a_fault_fails_by_the_name_of_its_fault() {
         ),
         (Fault::ChecksNoSignature, &["unsigned-is-refused", "wrong-signature-is-refused"]),
         (Fault::ChecksNoTime, &["wrong-time-is-refused"]),
-        (Fault::FencesNothing, &["older-epochs-are-fenced", "unclaimed-epochs-are-refused"]),
+        (
+            Fault::FencesNothing,
+            &["older-epochs-are-fenced", "unclaimed-epochs-are-refused", "batch-is-fenced"],
+        ),
         (Fault::ChangesIdentity, &["describes-itself"]),
         (Fault::ListsHalf, &["lists-all-prepared"]),
         (Fault::BreaksOnBadInput, &["malformed-is-refused"]),
         (Fault::TakesOtherOperations, &["other-operations-are-refused"]),
         (Fault::AnswersWithoutCode, &["malformed-is-refused", "unknown-commit-is-404"]),
         (Fault::DeniesCommits, &["commit-is-repeatable"]),
+        (Fault::HidesDeclines, &["batch-is-a-serial-order", "batch-is-all-or-nothing"]),
+        (Fault::DropsUnasked, &["batch-is-all-or-nothing"]),
+        (Fault::NamesOnce, &["batch-is-repeatable"]),
+        (Fault::CountsFromOne, &["batch-is-a-serial-order", "batch-is-all-or-nothing"]),
+        (Fault::LeavesTraces, &["batch-is-a-serial-order"]),
+        (Fault::TurnsAround, &["batch-is-a-serial-order"]),
+        (Fault::TakesAnySize, &["batch-is-limited"]),
     ] {
         let prepared = Mutex::default();
         let url = between(server.url(), Faulty { fault, prepared }).await;

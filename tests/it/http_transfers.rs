@@ -14,19 +14,23 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::http_service::cut_once;
-use crate::middleman::{Act, between};
+use crate::middleman::{Act, Call, Script, between};
 use crate::server::Served;
 use crate::wallet_server::{SECRET, WalletServer, options};
 
-const CLIENTS: usize = 8;
+const CLIENTS: usize = 16;
 const ROUNDS: usize = 10;
-const OPENING: i64 = 1_000;
-const ACCOUNTS: [&str; 3] = ["a", "b", "c"];
+pub const OPENING: i64 = 1_000;
+pub const ACCOUNTS: [&str; 3] = ["a", "b", "c"];
 /// Generous: the machine may be busy.
-const SETTLED_MAX: Duration = Duration::from_mins(1);
+pub const SETTLED_MAX: Duration = Duration::from_mins(1);
 
-/// The ledger's accounts, and the configuration of both participants.
-async fn prepare_data(data: &Path, service: &str) {
+/// What lets transactions with the service share batches.
+pub const LOCKS: &str = "[participants.wallet.operations]\n\
+    debit = { locks = [\"account/$account\"] }\ncredit = { locks = [\"account/$account\"] }\n";
+
+/// The ledger's accounts, and the configuration of both participants, with more at its end.
+pub async fn prepare_data(data: &Path, service: &str, more: &str) {
     let ledger = open_ledger(data);
     let account = |id: &&str| NewAccount {
         id: (*id).to_owned(),
@@ -42,21 +46,21 @@ async fn prepare_data(data: &Path, service: &str) {
          [coordinator]\nretry_ms_max = 200\nscan_interval_ms = 200\n\
          [participants.core]\nkind = \"embedded\"\n\
          [participants.wallet]\nkind = \"http\"\nurl = \"{service}\"\n\
-         secret = \"${{file:{}}}\"\nlistening_horizon_ms = 5000\n",
+         secret = \"${{file:{}}}\"\nlistening_horizon_ms = 5000\n{more}",
         secret.display()
     );
     std::fs::write(data.join("presume.toml"), text).unwrap();
 }
 
-fn open_ledger(data: &Path) -> Ledger {
+pub fn open_ledger(data: &Path) -> Ledger {
     let dir = data.join("data").join("ledgers").join("core");
     Ledger::open(&dir, ledger::Options::default()).unwrap()
 }
 
 /// Participant, account, signed amount.
-type Legs = Vec<(&'static str, &'static str, i64)>;
+pub type Legs = Vec<(&'static str, &'static str, i64)>;
 
-fn request(legs: &Legs) -> Value {
+pub fn request(legs: &Legs) -> Value {
     let one = |(participant, account, amount): &(&str, &str, i64)| {
         let operation = if *amount < 0 { "debit" } else { "credit" };
         let params = json!({"account": account, "amount": amount.abs()});
@@ -70,7 +74,7 @@ fn request(legs: &Legs) -> Value {
 }
 
 /// Status and answer; `None` if the coordinator is gone.
-async fn post(
+pub async fn post(
     client: &reqwest::Client,
     url: &str,
     key: &str,
@@ -91,7 +95,7 @@ fn told(answer: Option<(u16, Value)>) -> (String, String) {
     (answer["outcome"].as_str().unwrap().to_owned(), codes.join(" "))
 }
 
-async fn nothing_is_prepared(wallet: &WalletServer) {
+pub async fn nothing_is_prepared(wallet: &WalletServer) {
     let http = Http::new(&options(&wallet.url())).unwrap();
     let started = Instant::now();
     loop {
@@ -109,7 +113,7 @@ async fn transfers_with_a_service_commit_abort_and_commit_in_one_phase() {
     let wallet = WalletServer::start(&[("w", 500)], &[]);
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path();
-    prepare_data(data, &wallet.url()).await;
+    prepare_data(data, &wallet.url(), "").await;
     let served = Served::start(data, &[]);
     let client = reqwest::Client::new();
     let submit = async |key: &str, legs: Legs| {
@@ -166,7 +170,7 @@ async fn a_reply_lost_at_any_step_leaves_both_sides_alike() {
         let scratch = tempfile::tempdir().unwrap();
         let data = scratch.path();
         let url = between(wallet.url(), cut_once(verb, act)).await;
-        prepare_data(data, &url).await;
+        prepare_data(data, &url, "").await;
         let served = Served::start(data, &[]);
         let both = vec![("core", "a", -100), ("wallet", "w", 100)];
         let legs = if verb == "commit-one-phase" { vec![("wallet", "w", 100)] } else { both };
@@ -233,14 +237,52 @@ async fn load(url: String, seed: u64, book: Arc<Mutex<Book>>, stop: Arc<AtomicBo
     }
 }
 
+/// Passes most requests of a branch, and loses one in twenty on its way or on the way back.
+struct Lossy {
+    rng: Mutex<ChaCha8Rng>,
+    batches: Arc<AtomicUsize>,
+}
+
+impl Script for Lossy {
+    fn act(&self, call: &Call) -> Act {
+        if call.verb() == "prepare-batch" {
+            self.batches.fetch_add(1, Ordering::SeqCst);
+        }
+        match (call.verb(), self.rng.lock().unwrap().random_range(0..40)) {
+            ("", _) => Act::Pass,
+            (_, 0) => Act::CutBefore,
+            (_, 1) => Act::CutAfter,
+            _ => Act::Pass,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_of_the_service_and_of_the_coordinator_lose_nothing() {
     let opened = ACCOUNTS.map(|account| (account, u64::try_from(OPENING).unwrap()));
-    let mut wallet = WalletServer::start(&opened, &[]);
+    let wallet = WalletServer::start(&opened, &[]);
+    let url = wallet.url();
+    kills_lose_nothing(wallet, &url, "", rand::random::<u64>()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_and_lost_replies_lose_nothing_of_batches() {
+    let opened = ACCOUNTS.map(|account| (account, u64::try_from(OPENING).unwrap()));
+    let wallet = WalletServer::start(&opened, &[]);
+    let seed = rand::random::<u64>();
+    let batches = Arc::new(AtomicUsize::new(0));
+    let rng = Mutex::new(ChaCha8Rng::seed_from_u64(seed));
+    let url = between(wallet.url(), Lossy { rng, batches: batches.clone() }).await;
+    kills_lose_nothing(wallet, &url, LOCKS, seed).await;
+    let batches = batches.load(Ordering::SeqCst);
+    println!("{batches} batches");
+    assert!(batches > 5, "{batches} batches");
+}
+
+async fn kills_lose_nothing(mut wallet: WalletServer, url: &str, more: &str, seed: u64) {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path();
-    prepare_data(data, &wallet.url()).await;
-    let seed = rand::random::<u64>();
+    prepare_data(data, url, more).await;
     println!("seed: {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let book = Arc::new(Mutex::new(Book::default()));

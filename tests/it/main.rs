@@ -9,7 +9,6 @@ mod backpressure;
 mod bad_input;
 mod banks;
 mod batch_banks;
-
 mod batch_oracle;
 mod batch_traps;
 mod batches;
@@ -21,6 +20,8 @@ mod doubts;
 mod endurance;
 mod failure_classes;
 mod house;
+mod http_batches;
+mod http_coalesced;
 mod http_conform;
 mod http_service;
 mod http_transfers;

@@ -28,7 +28,8 @@ use super::answer::SubmitError;
 use super::driver::Run;
 use super::submitted::{Ending, Submitted};
 use super::{Branch, Inner};
-use crate::participants::batch::Key;
+use crate::participants::Participant;
+use crate::participants::batch::{Batches, Key};
 use crate::policy::coalescing::{Coalescing, Load};
 use crate::txn::{FailureClass, ParticipantName, Reason, ReasonCode};
 use queue::{Queue, Ticket};
@@ -79,7 +80,16 @@ pub struct Travelled {
 struct Road {
     /// In the order of their names.
     names: Arc<[ParticipantName]>,
+    participants: Vec<Arc<dyn Participant>>,
     load: Load,
+}
+
+impl Road {
+    /// The most members that every participant takes.
+    fn members_max(&self) -> usize {
+        let batches = self.participants.iter().filter_map(|participant| participant.batches());
+        batches.map(Batches::members_max).min().unwrap_or(usize::MAX)
+    }
 }
 
 /// A journey that still counts on its road.
@@ -143,7 +153,8 @@ impl State {
             return None;
         }
         let names = ends.iter().map(|(name, _)| name.clone()).collect();
-        self.roads.push(Road { names, load: Load::default() });
+        let participants = submitted.branches.iter().map(|b| b.participant.clone()).collect();
+        self.roads.push(Road { names, participants, load: Load::default() });
         self.known.insert(ends, self.roads.len() - 1);
         Some(self.roads.len() - 1)
     }
@@ -162,7 +173,7 @@ impl State {
     fn depart(&mut self, road: usize) -> Option<Departure> {
         let waiting = self.queue.count(road);
         let load = Load { waiting, ..self.roads[road].load };
-        let room = self.rule.room(load)?;
+        let room = self.rule.room(load, self.roads[road].members_max())?;
         let journey = self.last_journey + 1;
         let gone = self.queue.depart(road, journey, room);
         if gone.is_empty() {

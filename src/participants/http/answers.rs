@@ -12,7 +12,7 @@
 
 use serde::de::DeserializeOwned;
 
-use super::messages::{Listing, Pruned, Refusal, State, StateAnswer, VoteAnswer};
+use super::messages::{BatchAnswer, Listing, Pruned, Refusal, State, StateAnswer, VoteAnswer};
 use super::unavailable;
 use super::wire::{Reply, Trouble};
 use crate::participants::{Ack, Inquiry};
@@ -78,21 +78,40 @@ fn refused(status: u16, refusal: &Refusal) -> String {
 }
 
 pub(super) fn vote(told: Told) -> Vote {
+    match worked::<VoteAnswer>(told) {
+        Ok(VoteAnswer::Yes) => Vote::Yes,
+        Ok(VoteAnswer::ReadOnly) => Vote::ReadOnly,
+        Ok(VoteAnswer::No(declined)) => Vote::No(bounded(declined)),
+        Err(vote) => vote,
+    }
+}
+
+/// The vote on a batch, and who declined by place in the request.
+pub(super) fn batch(told: Told) -> Result<(VoteAnswer, Vec<(usize, Declined)>), Vote> {
+    let BatchAnswer { vote, declined } = worked(told)?;
+    let vote = match vote {
+        VoteAnswer::No(declined) => VoteAnswer::No(bounded(declined)),
+        vote => vote,
+    };
+    Ok((vote, declined.into_iter().map(|one| (one.member, bounded(one.why))).collect()))
+}
+
+/// An answer to work; `Err` is a no or unknown.
+fn worked<T: DeserializeOwned>(told: Told) -> Result<T, Vote> {
     let reply = match told {
         Ok(reply) => reply,
-        Err(Trouble::NotSent(detail)) => return Vote::No(unavailable(detail)),
-        Err(Trouble::Lost(detail)) => return Vote::Unknown(detail),
+        Err(Trouble::NotSent(detail)) => return Err(Vote::No(unavailable(detail))),
+        Err(Trouble::Lost(detail)) => return Err(Vote::Unknown(detail)),
     };
-    match sort::<VoteAnswer>(&reply) {
-        Sorted::Answer(VoteAnswer::Yes) => Vote::Yes,
-        Sorted::Answer(VoteAnswer::ReadOnly) => Vote::ReadOnly,
-        Sorted::Answer(VoteAnswer::No(declined)) => Vote::No(bounded(declined)),
+    match sort(&reply) {
+        Sorted::Answer(answer) => Ok(answer),
         Sorted::Refused(status, refusal) if nothing_done(status) => {
             let Refusal { code, detail, .. } = refusal;
-            Vote::No(Declined::Technical { code, detail: format!("{detail} ({status})") })
+            let detail = format!("{detail} ({status})");
+            Err(Vote::No(Declined::Technical { code, detail }))
         }
-        Sorted::Refused(status, refusal) => Vote::Unknown(refused(status, &refusal)),
-        Sorted::Unclear(detail) => Vote::Unknown(detail),
+        Sorted::Refused(status, refusal) => Err(Vote::Unknown(refused(status, &refusal))),
+        Sorted::Unclear(detail) => Err(Vote::Unknown(detail)),
     }
 }
 

@@ -1,19 +1,23 @@
 //! Taking a service into use: is it fit, who is it, and nobody of an older epoch can act.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::answers::{self, Sorted, sort};
-use super::messages::{ClaimAnswer, ClaimRequest, Description, Message};
+use super::batch::Room;
+use super::messages::{ClaimAnswer, ClaimRequest, Description, Message, ParameterKind};
 use super::wire::{Endpoint, Lane, Reply, Request, Signing, Trouble};
 use super::{Claimed, Http, Inner, PROTOCOL, RETENTION_S_MIN};
+use crate::participants::sql::LockName;
 use crate::participants::{ClaimError, Finding};
-use crate::txn::{Epoch, LogId};
+use crate::txn::{Epoch, LogId, OperationName};
 
 impl Inner {
     /// Claims an epoch. The caller bounds the time.
     pub(super) async fn claim(&self, log: LogId, epoch: Epoch) -> Result<String, ClaimError> {
         let service = self.describe().await?;
-        if let Some(fault) = findings(&service).into_iter().find(|finding| !finding.ok) {
+        let locks = locks(&service, &self.locks);
+        if let Some(fault) = findings(&service).into_iter().chain(locks).find(|found| !found.ok) {
             return Err(ClaimError::Unfit { detail: fault.to_string() });
         }
         let identity = format!("http:{}", service.identity);
@@ -38,7 +42,8 @@ impl Inner {
             );
             return Err(ClaimError::Unfit { detail });
         }
-        self.claimed.store(Some(Arc::new(Claimed { epoch, service })));
+        let room = Room::at(&service);
+        self.claimed.store(Some(Arc::new(Claimed { epoch, service, room })));
         Ok(identity)
     }
 
@@ -90,7 +95,7 @@ pub(super) fn findings(service: &Description) -> Vec<Finding> {
         retention = format!("{retention}, at least {RETENTION_S_MIN} s are needed");
     }
     let identity = answers::shown(&service.identity);
-    vec![
+    let mut findings = vec![
         Finding::new("protocol", service.speaks_ours(), protocol, "another version of the service"),
         Finding::new(
             "identity",
@@ -104,7 +109,45 @@ pub(super) fn findings(service: &Description) -> Vec<Finding> {
             retention,
             "a longer retention at the service",
         ),
-    ]
+    ];
+    if service.batch_members_max == Some(0) {
+        let found = "it takes batches of at most 0 members (batch_members_max)";
+        let remedy = "at least 1, or no capability batch";
+        findings.push(Finding::new("batches", false, found, remedy));
+    }
+    findings
+}
+
+/// What is wrong with the names of what operations touch.
+fn locks(service: &Description, locks: &BTreeMap<OperationName, Vec<LockName>>) -> Vec<Finding> {
+    let remedy = "locks of that operation in the configuration";
+    let wrong = |detail: String| Finding::new("locks", false, detail, remedy);
+    let mut findings = Vec::new();
+    for (name, locks) in locks {
+        let Some(operation) = service.operations.iter().find(|known| known.name == *name) else {
+            findings.push(wrong(format!("the service has no operation {name}")));
+            continue;
+        };
+        for used in locks.iter().flat_map(LockName::parameters) {
+            let known = operation.parameters.iter().find(|parameter| parameter.name == used);
+            let plain = [ParameterKind::String, ParameterKind::Integer, ParameterKind::Boolean];
+            if !known.is_some_and(|parameter| plain.contains(&parameter.kind)) {
+                let signature = operation.signature();
+                findings.push(wrong(format!(
+                    "a lock names ${used}, which is no text or whole number of {signature}"
+                )));
+            }
+        }
+    }
+    findings
+}
+
+fn batches(service: &Description, without_locks: bool) -> String {
+    match Room::at(service).members() {
+        0 => "not offered".to_owned(),
+        _ if without_locks => "offered; not used without operations.NAME.locks here".to_owned(),
+        members => format!("offered, of up to {members} members"),
+    }
 }
 
 impl Http {
@@ -130,6 +173,8 @@ impl Http {
             "not offered: a branch on its own takes two phases"
         };
         found.push(Finding::new("one-phase commit", true, phases, ""));
+        found.push(Finding::new("batches", true, batches(&service, inner.locks.is_empty()), ""));
+        found.extend(locks(&service, &inner.locks));
         let offered = service
             .operations
             .iter()

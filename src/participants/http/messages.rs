@@ -6,12 +6,15 @@ use uuid::Uuid;
 
 use super::PROTOCOL;
 use crate::participants::EndedBelow;
+use crate::participants::batch::{Batch, Then};
 use crate::txn::{Declined, Epoch, LogId, Operation, OperationName, Params};
 
 /// Longest identity in bytes.
 const IDENTITY_BYTES_MAX: usize = 100;
 /// The capability of one-phase commits and inquiries.
 const ONE_PHASE: &str = "one_phase";
+/// The capability of batches.
+const BATCH: &str = "batch";
 
 /// A service about itself.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -22,6 +25,9 @@ pub(super) struct Description {
     #[serde(default)]
     pub(super) capabilities: Vec<String>,
     pub(super) body_bytes_max: usize,
+    /// The most members of a batch, if the service has a limit of its own.
+    #[serde(default)]
+    pub(super) batch_members_max: Option<usize>,
     pub(super) operations: Vec<OperationDescription>,
 }
 
@@ -130,7 +136,15 @@ impl Description {
     }
 
     pub(super) fn commits_in_one_phase(&self) -> bool {
-        self.capabilities.iter().any(|capability| capability == ONE_PHASE)
+        self.has(ONE_PHASE)
+    }
+
+    pub(super) fn takes_batches(&self) -> bool {
+        self.has(BATCH)
+    }
+
+    fn has(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|offered| offered == capability)
     }
 
     pub(super) fn speaks_ours(&self) -> bool {
@@ -172,15 +186,38 @@ pub(super) struct WorkRequest<'a> {
 }
 
 #[derive(Debug, Serialize)]
+pub(super) struct BatchRequest<'a> {
+    service: &'a str,
+    epoch: u64,
+    /// Whether the rest is prepared when some decline.
+    drop_declined: bool,
+    /// Operations by member, in order.
+    members: Vec<Vec<Work<'a>>>,
+}
+
+#[derive(Debug, Serialize)]
 struct Work<'a> {
     operation: &'a str,
     params: &'a Params,
 }
 
+impl<'a> Work<'a> {
+    fn of(operations: &'a [Operation]) -> Vec<Self> {
+        let one = |o: &'a Operation| Self { operation: o.operation.as_str(), params: &o.params };
+        operations.iter().map(one).collect()
+    }
+}
+
 impl<'a> WorkRequest<'a> {
     pub(super) fn new(service: &'a str, epoch: Epoch, operations: &'a [Operation]) -> Self {
-        let one = |o: &'a Operation| Work { operation: o.operation.as_str(), params: &o.params };
-        Self { service, epoch: epoch.0, operations: operations.iter().map(one).collect() }
+        Self { service, epoch: epoch.0, operations: Work::of(operations) }
+    }
+}
+
+impl<'a> BatchRequest<'a> {
+    pub(super) fn new(service: &'a str, epoch: Epoch, batch: &'a Batch) -> Self {
+        let members = batch.members.iter().map(|member| Work::of(&member.operations)).collect();
+        Self { service, epoch: epoch.0, drop_declined: batch.then == Then::Hold, members }
     }
 }
 
@@ -214,6 +251,7 @@ impl<'a> PruneRequest<'a> {
 
 impl Message for ClaimRequest {}
 impl Message for WorkRequest<'_> {}
+impl Message for BatchRequest<'_> {}
 impl Message for VerdictRequest<'_> {}
 impl Message for PruneRequest<'_> {}
 
@@ -229,6 +267,22 @@ pub(super) enum VoteAnswer {
     Yes,
     ReadOnly,
     No(Declined),
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct BatchAnswer {
+    #[serde(flatten)]
+    pub(super) vote: VoteAnswer,
+    #[serde(default)]
+    pub(super) declined: Vec<DeclinedMember>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct DeclinedMember {
+    /// Its place in the request, from 0.
+    pub(super) member: usize,
+    #[serde(flatten)]
+    pub(super) why: Declined,
 }
 
 /// How a branch stands.

@@ -12,13 +12,16 @@
 //! | `GET /v1/service` | who it is: identity, protocol, retention, capabilities, operations |
 //! | `POST /v1/claims` | a coordinator starts: older epochs of its log are over |
 //! | `POST /v1/branches/GID/prepare` | do the work, promise to obey; vote |
+//! | `POST /v1/branches/GID/prepare-batch` | the same for many transactions (capability `batch`) |
 //! | `POST /v1/branches/GID/commit-one-phase` | do the work and commit it (capability `one_phase`) |
 //! | `POST /v1/branches/GID/commit`, `…/abort` | the decision |
 //! | `POST /v1/branches/GID/inquire` | how did it end? (with `one_phase`) |
 //! | `GET /v1/branches` | what stands prepared, of every log, in pages |
 //! | `POST /v1/prunes` | what may be forgotten |
 //!
-//! `POST /v1/branches/GID/pre-commit` is reserved for three-phase commit. What a service holds to:
+//! `POST /v1/branches/GID/pre-commit` is reserved for three-phase commit. A service that lacks a
+//! capability is used without it; one that is unknown here is ignored, and what changes in a way
+//! that is not compatible gets another name. What a service holds to:
 //!
 //! 1. **Durable first.** Whatever it answers is on its disk before.
 //! 2. **A yes never expires.** Only a commit or an abort ends a prepared branch.
@@ -37,7 +40,13 @@
 //! 7. **Retention.** Outcomes are kept for `outcome_retention_s`, at least [`RETENTION_S_MIN`],
 //!    unless a prune lets them go. Work of executions below a prune is refused (`ended`), so that
 //!    tombstones may go, too. What is prepared always stays.
-//! 8. **Refusals** are 4xx with a `code` and a `detail`, and mean that nothing was done: 400, 401,
+//! 8. **Batches** (with `batch`). Members are carried out in their order, each as if those before it
+//!    were committed; one that declines has done nothing. With `drop_declined` the rest is prepared,
+//!    else nothing is when somebody declines. The answer names who did, each once and by its place
+//!    from 0, and is the same when the request is repeated. Only a member's own rules (class
+//!    `business`) make it decline; what else fails, fails the batch: the vote is a technical no.
+//!    Commit and abort are of the branch, and so of all.
+//! 9. **Refusals** are 4xx with a `code` and a `detail`, and mean that nothing was done: 400, 401,
 //!    403, 409, 413, 415, 429. Everything else (other 4xx, 5xx, a body that breaks off) means that
 //!    nobody knows.
 //!
@@ -53,6 +62,7 @@
 //! Calls run in tasks of their own, within a time limit; no call is repeated here.
 
 mod answers;
+mod batch;
 mod check;
 pub mod conform;
 mod messages;
@@ -62,6 +72,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,11 +80,12 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use uuid::Uuid;
 
+use super::sql::{self, LockName};
 use super::{
-    Ack, BoxFuture, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant, Prepared,
-    unavailable, whole,
+    Ack, Batches, BoxFuture, ClaimError, ConfigurationError, EndedBelow, Inquiry, Participant,
+    Prepared, unavailable, whole,
 };
-use crate::txn::{Declined, Epoch, Gid, LogId, Operation, Vote};
+use crate::txn::{Declined, Epoch, Gid, LogId, Operation, OperationName, Vote};
 use messages::{Description, Message, PruneRequest, VerdictRequest, WorkRequest};
 use wire::{Endpoint, Lane, Request, Wire};
 
@@ -114,6 +126,9 @@ pub struct Options {
     pub listening_horizon: Duration,
     /// `plain_http` and `unsigned`: what is accepted beyond this machine all the same.
     pub allow_unsafe: Vec<String>,
+    /// What operations touch, such as `account/$account`: those are carried out in batches, if the
+    /// service offers them.
+    pub locks: BTreeMap<OperationName, Vec<String>>,
 }
 
 impl Options {
@@ -127,6 +142,7 @@ impl Options {
             connect_timeout: Duration::from_secs(5),
             listening_horizon: Duration::from_mins(1),
             allow_unsafe: Vec::new(),
+            locks: BTreeMap::new(),
         }
     }
 }
@@ -141,20 +157,34 @@ struct Inner {
     process: Uuid,
     /// What a claim brought.
     claimed: ArcSwapOption<Claimed>,
+    locks: BTreeMap<OperationName, Vec<LockName>>,
+    /// Branches of batches that nobody has asked to prepare yet.
+    holdings: batch::Holdings,
 }
 
 /// What is known of the service since our epoch was claimed.
 struct Claimed {
     epoch: Epoch,
     service: Description,
+    room: batch::Room,
 }
 
 impl Http {
     /// Reads URL, secret and certificates; connects to nothing yet.
     pub fn new(options: &Options) -> Result<Self, ConfigurationError> {
         let wire = Wire::new(options)?;
-        let (process, claimed) = (Uuid::new_v4(), ArcSwapOption::empty());
-        Ok(Self(Arc::new(Inner { wire, process, claimed })))
+        let named = |(operation, names): (&OperationName, &Vec<String>)| {
+            let refused =
+                |detail| ConfigurationError::Operation { operation: operation.clone(), detail };
+            Ok((operation.clone(), sql::parse_locks(names, None).map_err(refused)?))
+        };
+        Ok(Self(Arc::new(Inner {
+            wire,
+            process: Uuid::new_v4(),
+            claimed: ArcSwapOption::empty(),
+            locks: options.locks.iter().map(named).collect::<Result<_, _>>()?,
+            holdings: batch::Holdings::default(),
+        })))
     }
 }
 
@@ -307,6 +337,7 @@ impl Participant for Http {
     }
 
     fn abort(&self, gid: Gid) -> BoxFuture<'_, Ack> {
+        self.0.let_go(gid);
         let inner = self.0.clone();
         whole(async move { inner.verdict(Endpoint::Abort, gid).await }, Ack::Unknown)
     }
@@ -324,5 +355,9 @@ impl Participant for Http {
     fn list_prepared(&self) -> BoxFuture<'_, Result<Prepared, String>> {
         let inner = self.0.clone();
         whole(async move { inner.list_prepared().await }, Err)
+    }
+
+    fn batches(&self) -> Option<&dyn Batches> {
+        Some(self)
     }
 }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod batches;
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -229,6 +231,7 @@ fn every_request_and_status_that_counts_stands_in_the_document() {
         (Endpoint::Service, read.clone()),
         (Endpoint::Claim, change.clone()),
         (Endpoint::Prepare, work.clone()),
+        (Endpoint::PrepareBatch, work.clone()),
         (Endpoint::CommitOnePhase, work),
         (Endpoint::Commit, with(&[404], &change)),
         (Endpoint::Abort, change.clone()),

@@ -21,8 +21,8 @@ use super::{Options, SECRET_BYTES_MIN, sign};
 use crate::participants::{ConfigurationError, tls};
 use crate::txn::{Epoch, Gid, LogId};
 
-/// The largest answer that is read, in bytes.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// The largest answer that is read, in bytes: a batch of the most members in which all decline.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// How long a connection is kept without work: less than services and proxies usually do, so that
 /// it is seldom theirs to close just when a request is sent.
 const IDLE_MAX: Duration = Duration::from_secs(15);
@@ -33,6 +33,7 @@ pub(super) enum Endpoint {
     Service,
     Claim,
     Prepare,
+    PrepareBatch,
     CommitOnePhase,
     Commit,
     Abort,
@@ -48,6 +49,7 @@ impl Endpoint {
             Self::Service => (Method::GET, "/v1/service"),
             Self::Claim => (Method::POST, "/v1/claims"),
             Self::Prepare => (Method::POST, "/v1/branches/{gid}/prepare"),
+            Self::PrepareBatch => (Method::POST, "/v1/branches/{gid}/prepare-batch"),
             Self::CommitOnePhase => (Method::POST, "/v1/branches/{gid}/commit-one-phase"),
             Self::Commit => (Method::POST, "/v1/branches/{gid}/commit"),
             Self::Abort => (Method::POST, "/v1/branches/{gid}/abort"),

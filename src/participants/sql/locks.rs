@@ -21,15 +21,18 @@ enum Piece {
     Parameter(String),
 }
 
-/// Reads the declared names of an operation; `Err` is one sentence.
-pub(super) fn parse(names: &[String], parameters: &[String]) -> Result<Vec<LockName>, String> {
+/// Reads the declared names of an operation, whose parameters may be known; `Err` is one sentence.
+pub(in crate::participants) fn parse(
+    names: &[String],
+    parameters: Option<&[String]>,
+) -> Result<Vec<LockName>, String> {
     if names.len() > LOCKS_MAX {
         return Err(format!("{} locks, at most {LOCKS_MAX}", names.len()));
     }
     names.iter().map(|name| parse_one(name, parameters)).collect()
 }
 
-fn parse_one(name: &str, parameters: &[String]) -> Result<LockName, String> {
+fn parse_one(name: &str, parameters: Option<&[String]>) -> Result<LockName, String> {
     let mut pieces = Vec::new();
     let mut rest = name;
     while let Some(at) = rest.find('$') {
@@ -37,11 +40,14 @@ fn parse_one(name: &str, parameters: &[String]) -> Result<LockName, String> {
             pieces.push(Piece::Text(rest[..at].to_owned()));
         }
         let parameter = super::identifier(&rest[at + 1..]);
-        if !parameters.iter().any(|known| known == parameter) {
-            let known = parameters.join(", ");
+        if let Some(known) = parameters.filter(|known| !known.iter().any(|it| it == parameter)) {
+            let known = known.join(", ");
             return Err(format!(
                 "lock {name:?} names ${parameter}, which the SQL does not have; it has {known}"
             ));
+        }
+        if parameter.is_empty() {
+            return Err(format!("lock {name:?}: a '$' is not followed by the name of a parameter"));
         }
         pieces.push(Piece::Parameter(parameter.to_owned()));
         rest = &rest[at + 1 + parameter.len()..];
@@ -56,7 +62,7 @@ fn parse_one(name: &str, parameters: &[String]) -> Result<LockName, String> {
 }
 
 impl LockName {
-    fn key(&self, operation: &Operation) -> Key {
+    pub(in crate::participants) fn key(&self, operation: &Operation) -> Key {
         let mut name = String::with_capacity(64);
         for piece in &self.0 {
             match piece {
@@ -83,7 +89,7 @@ impl LockName {
         Key::new(&name)
     }
 
-    pub(super) fn parameters(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::participants) fn parameters(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|piece| match piece {
             Piece::Parameter(name) => Some(name.as_str()),
             Piece::Text(_) => None,
@@ -221,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_lock_names_parameters_of_its_statement() {
-        let parse = |name: &str| parse(&[name.to_owned()], &["account".to_owned()]);
+        let parse = |name: &str| parse(&[name.to_owned()], Some(&["account".to_owned()]));
         let error = parse("account/$acount").unwrap_err();
         assert!(error.contains("names $acount") && error.contains("it has account"), "{error}");
         assert!(parse("").is_err());

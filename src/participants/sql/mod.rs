@@ -15,9 +15,7 @@ use super::ConfigurationError;
 use super::batch::{Batch, Worked};
 use crate::txn::{Declined, Operation, OperationName};
 
-pub(super) use locks::{Group, groups, keys};
-
-use locks::LockName;
+pub(super) use locks::{Group, LockName, groups, keys, parse as parse_locks};
 
 /// The most operations in one branch: what one batch of round trips carries.
 pub(super) const OPERATIONS_MAX: usize = 256;
@@ -31,7 +29,8 @@ const BATCH_OPERATIONS_MAX: usize = 10_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OperationSql {
-    /// One statement, with `$name` for each parameter.
+    /// One statement, with `$name` for each parameter; none of a service's operation.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sql: String,
     /// How many rows it must change or find; anything else is a business decline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,7 +118,7 @@ impl Statement {
         }
         let Rewritten { sql, parameters, pieces } = rewrite(source, placeholders)?;
         let locks = operation.locks.as_deref();
-        let locks = locks.map(|names| locks::parse(names, &parameters)).transpose()?;
+        let locks = locks.map(|names| parse_locks(names, Some(&parameters))).transpose()?;
         let batch = BatchStatement::parse(operation, &parameters, placeholders)?;
         let name = name.clone();
         let expect_rows = operation.expect_rows;

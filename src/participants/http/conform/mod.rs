@@ -9,6 +9,7 @@
 //! What it cannot see from outside: whether an answer is durable before it is given. Kill the
 //! service and run the check again for that.
 
+mod batches;
 mod branches;
 mod fences;
 mod requests;
@@ -153,6 +154,16 @@ checks! {
         => branches::duplicates;
     "other-operations-are-refused", "a prepare repeated with other operations is refused with 422"
         => branches::other_operations;
+    "batch-is-a-serial-order", "members of a batch see those before them, and who declines is named"
+        => batches::serial_order;
+    "batch-is-all-or-nothing", "a batch that may drop nobody is prepared whole or not at all"
+        => batches::all_or_nothing;
+    "batch-is-repeatable", "a batch that is repeated hears the same; with other members, 422"
+        => batches::repeatable;
+    "batch-is-limited", "a batch with no, too many or empty members is refused with 400 or 413"
+        => batches::limited;
+    "batch-is-fenced", "a batch of another epoch or for another identity is refused with 409"
+        => batches::fenced;
     "lists-all-prepared", "every prepared branch of every log is listed, once, in pages"
         => fences::lists_all;
     "older-epochs-are-fenced", "prepare, commit and abort by an older epoch are refused with 409"

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::answers::{Sorted, shown, sort};
-use super::super::messages::{Description, State, StateAnswer, VoteAnswer};
+use super::super::messages::{BatchAnswer, Description, State, StateAnswer, VoteAnswer};
 use super::super::wire::{Endpoint, Lane, Reply, Request, Trouble, Wire};
+use super::batches::Members;
 use super::{Options, Sample, Step};
-use crate::txn::{BranchIndex, Epoch, Gid, LogId, PhysicalId};
+use crate::txn::{BranchIndex, Declined, Epoch, Gid, LogId, PhysicalId};
 
 /// More effects than any check makes.
 const EFFECTS_MAX: u64 = 64;
@@ -153,6 +154,40 @@ impl Session {
         });
         self.begun.lock().expect("no panic while held").push((caller, gid));
         Request::branch(endpoint, gid, body.to_string().into_bytes())
+    }
+
+    pub(super) fn batch_request(
+        &self,
+        caller: Caller,
+        gid: Gid,
+        drop_declined: bool,
+        members: Members<'_>,
+    ) -> Request {
+        let body = json!({
+            "service": self.service.identity, "epoch": caller.epoch.0,
+            "drop_declined": drop_declined, "members": members,
+        });
+        self.begun.lock().expect("no panic while held").push((caller, gid));
+        Request::branch(Endpoint::PrepareBatch, gid, body.to_string().into_bytes())
+    }
+
+    /// Sends a batch: its vote, and who declined, each by a rule of its own.
+    pub(super) async fn batch(
+        &self,
+        gid: Gid,
+        drop_declined: bool,
+        members: Members<'_>,
+    ) -> Result<(VoteAnswer, Vec<usize>), String> {
+        let request = self.batch_request(self.own, gid, drop_declined, members);
+        let BatchAnswer { vote, declined } = self.answered(request).await?;
+        if let Some(one) = declined.iter().find(|one| !matches!(one.why, Declined::Business { .. }))
+        {
+            let (member, why) = (one.member, &one.why);
+            return Err(format!("member {member} declined by no rule of its own: {why:?}"));
+        }
+        let mut members: Vec<usize> = declined.iter().map(|one| one.member).collect();
+        members.sort_unstable();
+        Ok((vote, members))
     }
 
     pub(super) fn verdict_request(&self, endpoint: Endpoint, caller: Caller, gid: Gid) -> Request {
