@@ -12,6 +12,7 @@ mod batch_banks;
 mod batch_oracle;
 mod batch_traps;
 mod batches;
+mod bench;
 mod branches;
 mod certificates;
 mod contract;

@@ -1,69 +1,81 @@
-//! `presume bench commit`: what a commit costs, beside what a bare flush costs.
+//! `presume bench commit`: what a commit costs, beside the bare protocol on the same participants.
+//!
+//! In one run, by turns: the bare protocol (`targets`), ours with every transaction alone, and ours.
 
-use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use comfy_table::Table;
-use presume::coordinator::{self, Coordinator, Parts, SystemClock, Wait};
-use presume::decision_log::{self, DecisionLog};
-use presume::features;
-use presume::models::registry::Registry;
-use presume::models::serving::{self, Serving};
-use presume::participants::Participant;
-use presume::participants::ledger::{self, Ledger, NewAccount, Overdraft};
-use presume::policy::coalescing::{Coalescing, CoalescingOptions, Strategy};
-use presume::policy::{self, Policy};
-use presume::txn::{Mode, Outcome, ParticipantName, Reason, ReasonCode};
-use serde::Serialize;
+use presume::policy::coalescing::{CoalescingOptions, Strategy};
 use tokio::time::Instant;
 
-use super::load::{Ended, Run, closed_loop};
-use super::workload::{ACCOUNTS, Accounts, EMPTY_ACCOUNTS, PARTICIPANTS, Workload, submission};
+use super::arrivals::{Arrivals, Spacing};
+use super::load::{Load, Open, Run};
+use super::ours::{Ours, ours};
+use super::report::{Figures, Report};
+use super::targets::{CONNECTIONS_MAX, Kinds, Target, bare};
+use super::workload::{Accounts, Workload};
+use super::{plot, report};
 use crate::cli::{Progress, print, print_json};
+
+/// Clients of the bare protocol in a closed loop: the best of these counts.
+const BARE_CLIENTS: [usize; 4] = [1, 8, 32, 64];
+/// Most transactions in flight: what a coordinator takes.
+const IN_FLIGHT_MAX: usize = 4_096;
+/// Most arrivals a second: more than the threads of any machine here would start.
+const RATE_MAX: f64 = 1e6;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   presume bench commit --in-flight 1,64,512 --seconds 5 --json
-  scripts/with-postgres presume bench commit --participants postgres --in-flight 64,512,2048 \\
-      --declines 1 --rounds 5
+  presume bench commit --rate 500,1000,2000,4000 --plot latency.svg
+  presume bench commit --participant-count 5 --read-only 2 --accounts zipf --declines 5
+  scripts/with-servers presume bench commit --participants postgres --in-flight 64,512,2048 \\
+      --declines 1 --rounds 5 --plot ratios.svg
+  scripts/with-servers presume bench commit --participants mixed --in-flight 64,512
 
-Between databases, LEFT_URL and RIGHT_URL name them; a table presume_bench and our own
-are made there.")]
+Every debit has the condition that the money is there. In a closed loop clients wait for one
+answer before they send again. With --rate arrivals come at instants that do not depend on
+answers, and latency counts from the instant at which a transfer was meant to start; the largest
+--in-flight is then the most in flight, waiting ones included, above which arrivals are refused.
+
+Databases are named by LEFT_URL, RIGHT_URL and MARIADB_URL; a table presume_bench and our own are
+made there, and a database more for every further participant of a server.")]
 pub struct Args {
-    /// Between what: embedded ledgers, or two PostgreSQL servers beside the bare protocol
+    /// Between what
     #[arg(long, value_enum, default_value_t = Kinds::Embedded)]
     participants: Kinds,
+    /// Participants of a transfer: 2, 3 or 5
+    #[arg(long, default_value_t = 2)]
+    participant_count: usize,
+    /// So many of them, at most all but the debited one, only read
+    #[arg(long, default_value_t = 0)]
+    read_only: usize,
     /// Transactions kept in flight, one run each
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 512])]
-    pub(super) in_flight: Vec<usize>,
-    /// Seconds a run
-    #[arg(long, default_value_t = 5)]
-    pub(super) seconds: u64,
-    /// Folder for the scratch data, on the disk to be measured; removed afterwards
-    #[arg(long, default_value = ".")]
-    dir: PathBuf,
-    /// Model registry; its champion predicts for every transaction
-    #[arg(long, default_value = "models")]
-    models: PathBuf,
-    /// Name of the model set
-    #[arg(long, default_value = "payments")]
-    name: String,
-    /// Measure without predictions
-    #[arg(long)]
-    no_predictions: bool,
+    in_flight: Vec<usize>,
+    /// Open loop: arrivals a second, one run each
+    #[arg(long, value_delimiter = ',')]
+    rate: Vec<f64>,
+    /// How the arrivals of an open loop are spaced
+    #[arg(long, value_enum, default_value_t = Spacing::Poisson)]
+    arrivals: Spacing,
+    /// Draws ratios over what is in flight, or with --rate latencies over the rate
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
     /// Runs of everything, one after the other; figures are medians over them
     #[arg(long, default_value_t = 1)]
-    pub(super) rounds: usize,
+    rounds: usize,
     /// How accounts are drawn
     #[arg(long, value_enum, default_value_t = Accounts::Uniform)]
     accounts: Accounts,
     /// Of a hundred transfers, so many are declined
     #[arg(long, default_value_t = 0.0)]
     declines: f64,
+    #[command(flatten)]
+    setup: Setup,
     /// How batches are carried out
     #[arg(long, default_value = "auto")]
     strategy: Strategy,
@@ -73,17 +85,61 @@ pub struct Args {
     /// The most batches on their way
     #[arg(long)]
     journeys_max: Option<usize>,
+}
+
+/// What every run with a coordinator needs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Setup {
+    /// Seconds a run
+    #[arg(long, default_value_t = 5)]
+    pub(super) seconds: u64,
+    /// Folder for the scratch data, on the disk to be measured; removed afterwards
+    #[arg(long, default_value = ".")]
+    pub(super) dir: PathBuf,
+    /// Model registry; its champion predicts for every transaction
+    #[arg(long, default_value = "models")]
+    pub(super) models: PathBuf,
+    /// Name of the model set
+    #[arg(long, default_value = "payments")]
+    pub(super) name: String,
+    /// Measure without predictions
+    #[arg(long)]
+    pub(super) no_predictions: bool,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
 }
 
 impl Args {
-    pub(super) fn workload(&self) -> Workload {
-        Workload::new(self.accounts, self.declines)
+    fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.in_flight.iter().all(|n| (1..=IN_FLIGHT_MAX).contains(n)),
+            "--in-flight must be between 1 and {IN_FLIGHT_MAX}"
+        );
+        anyhow::ensure!(
+            self.rate.iter().all(|rate| (1.0..=RATE_MAX).contains(rate)),
+            "--rate must be between 1 and {RATE_MAX} a second"
+        );
+        let count = self.participant_count;
+        anyhow::ensure!(
+            [2, 3, 5].contains(&count),
+            "--participant-count is {count}, not 2, 3 or 5"
+        );
+        anyhow::ensure!(
+            self.read_only < count,
+            "--read-only is {}, at most {} of {count} participants can",
+            self.read_only,
+            count - 1
+        );
+        anyhow::ensure!(
+            (0.0..=50.0).contains(&self.declines),
+            "--declines is {}, not between 0 and 50 percent",
+            self.declines
+        );
+        Ok(())
     }
 
-    pub(super) fn coalescing(&self) -> CoalescingOptions {
+    fn coalescing(&self) -> CoalescingOptions {
         let default = CoalescingOptions::default();
         CoalescingOptions {
             strategy: self.strategy,
@@ -94,69 +150,16 @@ impl Args {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Kinds {
-    Embedded,
-    Postgres,
-}
-
-#[derive(Debug, Serialize)]
-struct Figures {
-    in_flight: usize,
-    predictions: String,
-    #[serde(flatten)]
-    run: Run,
-    flushes: u64,
-    transfers_per_flush: f64,
-    bare_flushes_per_second: f64,
-    ratio_to_bare_flushes: f64,
-}
-
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        args.in_flight.iter().all(|n| (1..=4096).contains(n)),
-        "--in-flight must be between 1 and 4096"
-    );
+    args.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    if args.participants == Kinds::Postgres {
-        return runtime.block_on(in_scratch(&args.dir, async |data: &Path| {
-            super::postgres::run(args, data).await
-        }));
+    let measured = in_scratch(&args.setup.dir, async |data: &Path| measure(args, data).await);
+    let report = runtime.block_on(measured)?;
+    if let Some(file) = &args.plot {
+        let svg = plot::draw(&report)?;
+        std::fs::write(file, svg).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    let mut all = Vec::new();
-    for &in_flight in &args.in_flight {
-        let progress = Progress::spinner(format!("{in_flight} in flight"), args.json);
-        let measured =
-            in_scratch(&args.dir, async |data: &Path| measure(args, in_flight, data).await);
-        all.push(runtime.block_on(measured)?);
-        drop(progress);
-    }
-    if args.json {
-        return print_json(&all);
-    }
-    let mut table = Table::new();
-    table.set_header([
-        "in flight",
-        "transfers/s",
-        "per flush of any store",
-        "bare flushes/s",
-        "ratio",
-        "p50 ms",
-        "p99 ms",
-    ]);
-    for f in &all {
-        table.add_row([
-            f.in_flight.to_string(),
-            format!("{:.0}", f.run.transfers_per_second),
-            format!("{:.1}", f.transfers_per_flush),
-            format!("{:.0}", f.bare_flushes_per_second),
-            format!("{:.2}", f.ratio_to_bare_flushes),
-            format!("{:.2}", f.run.answer_ms_p50),
-            format!("{:.2}", f.run.answer_ms_p99),
-        ]);
-    }
-    let predictions = all.first().map_or("", |f| f.predictions.as_str());
-    print(&format!("{table}\npredictions: {predictions}; two ledgers and a decision log\n"))
+    if args.setup.json { print_json(&report) } else { print(&report::describe(&report)) }
 }
 
 /// Runs in a scratch folder, which is removed.
@@ -173,37 +176,142 @@ pub(super) async fn in_scratch<T>(
     result
 }
 
-async fn measure(args: &Args, in_flight: usize, data: &Path) -> anyhow::Result<Figures> {
-    let bare_before = bare_flushes_per_second(data)?;
-    let ledgers = open_ledgers(data).await?;
-    let shared = |(name, ledger): (&str, &Ledger)| -> anyhow::Result<_> {
-        Ok((ParticipantName::new(name)?, Arc::new(ledger.clone()) as Arc<dyn Participant>))
+async fn measure(args: &Args, data: &Path) -> anyhow::Result<Report> {
+    let targets = args.participants.open(args.participant_count, data).await?;
+    let workload =
+        Workload::new(args.accounts, args.declines, args.participant_count, args.read_only);
+    let workload = Arc::new(workload);
+    let mut report = Report {
+        participants: args.participants,
+        participant_count: args.participant_count,
+        read_only: args.read_only,
+        accounts: args.accounts,
+        declines_percent: args.declines,
+        arrivals: (!args.rate.is_empty()).then_some(args.arrivals),
+        predictions: String::new(),
+        outcome_log: "on",
+        bare_flushes_per_second: bare_flushes_per_second(data)?,
+        medians: Vec::new(),
+        rounds: Vec::new(),
     };
-    let participants = PARTICIPANTS.into_iter().zip(&ledgers).map(shared);
-    let participants = participants.collect::<anyhow::Result<_>>()?;
-    let bench = coordinate(args, data, participants, args.coalescing()).await?;
-    let flushed =
-        || bench.coordinator.status().flushes + ledgers.iter().map(Ledger::flushes).sum::<u64>();
-    let workload = Arc::new(args.workload());
-    bench.load(&workload, in_flight, Duration::from_millis(500), Wait::Decision).await?;
-    let flushes = flushed();
-    let length = Duration::from_secs(args.seconds.max(1));
-    let run = bench.load(&workload, in_flight, length, Wait::Decision).await?;
-    let flushes = flushed() - flushes;
-    bench.coordinator.shutdown(Duration::from_secs(5)).await;
-    for ledger in &ledgers {
-        anyhow::ensure!(ledger.verify().await?.problems.is_empty(), "a ledger does not balance");
+    for round in 0..args.rounds.max(1) {
+        let pass = Pass { args, data, targets: &targets, workload: &workload, round };
+        pass.measure(&mut report).await?;
     }
-    let bare = f64::midpoint(bare_before, bare_flushes_per_second(data)?);
-    Ok(Figures {
-        in_flight,
-        predictions: bench.predictions.clone(),
-        flushes,
-        transfers_per_flush: run.committed as f64 / flushes.max(1) as f64,
-        bare_flushes_per_second: bare,
-        ratio_to_bare_flushes: run.transfers_per_second / bare,
-        run,
-    })
+    for target in &targets {
+        target.verify().await?;
+    }
+    report.conclude();
+    Ok(report)
+}
+
+/// One round over everything.
+struct Pass<'a> {
+    args: &'a Args,
+    data: &'a Path,
+    targets: &'a [Target],
+    workload: &'a Arc<Workload>,
+    round: usize,
+}
+
+impl Pass<'_> {
+    async fn measure(&self, report: &mut Report) -> anyhow::Result<()> {
+        let args = self.args;
+        if args.rate.is_empty() {
+            let mut bares = Vec::new();
+            for clients in BARE_CLIENTS {
+                bares.push((clients, self.bare(clients, Load::Closed { clients }).await?));
+            }
+            let rate = |(_, run): &&(usize, Run)| run.transfers_per_second;
+            let best = bares.iter().max_by(|a, b| rate(a).total_cmp(&rate(b)));
+            let best = best.cloned().expect("there are four");
+            let at_64 = bares.pop().expect("there are four").1;
+            for &in_flight in &args.in_flight {
+                let alone = match args.participants {
+                    Kinds::Embedded => in_flight,
+                    // More would wait for a session and time out.
+                    _ => in_flight.min(CONNECTIONS_MAX),
+                };
+                let loads = [alone, in_flight].map(|clients| Load::Closed { clients });
+                let figures = self.ours(in_flight, alone, loads, (best.clone(), at_64.clone()));
+                report.add(figures.await?);
+            }
+            return Ok(());
+        }
+        let in_flight_max = args.in_flight.iter().copied().max().unwrap_or(IN_FLIGHT_MAX);
+        for &rate in &args.rate {
+            let spacing = args.arrivals;
+            let open = |clients: usize| {
+                let clients = clients.min(in_flight_max);
+                Load::Open(Open { rate, spacing, clients, in_flight_max })
+            };
+            let clients = CONNECTIONS_MAX.min(in_flight_max);
+            let bare = self.bare(clients, open(clients)).await?;
+            let alone = match args.participants {
+                Kinds::Embedded => in_flight_max,
+                _ => clients,
+            };
+            let loads = [open(alone), open(in_flight_max)];
+            let bares = ((clients, bare.clone()), bare);
+            let mut figures = self.ours(in_flight_max, alone, loads, bares).await?;
+            figures.1.rate = Some(rate);
+            let length = Duration::from_secs(args.setup.seconds.max(1));
+            let arrivals = Arrivals::new(rate, spacing).take_while(|at| *at < length);
+            figures.1.arrival_count = Some(arrivals.count() as u64);
+            report.add(figures);
+        }
+        Ok(())
+    }
+
+    async fn bare(&self, clients: usize, load: Load) -> anyhow::Result<Run> {
+        let _progress = Progress::spinner(format!("bare, {clients} clients"), self.args.setup.json);
+        let length = Duration::from_secs(self.args.setup.seconds.max(1));
+        bare(self.targets, self.workload, clients, load, length).await
+    }
+
+    /// Ours alone and together, beside what the bare protocol did: the predictions, and the figures.
+    async fn ours(
+        &self,
+        in_flight: usize,
+        uncoalesced_in_flight: usize,
+        [alone, together]: [Load; 2],
+        ((bare_clients, bare), bare_at_64): ((usize, Run), Run),
+    ) -> anyhow::Result<(String, Figures)> {
+        let _progress = Progress::spinner(format!("{in_flight} in flight"), self.args.setup.json);
+        let alone_options =
+            CoalescingOptions { strategy: Strategy::Alone, ..self.args.coalescing() };
+        let uncoalesced = self.once(alone, alone_options).await?;
+        let presume = self.once(together, self.args.coalescing()).await?;
+        let over = |other: &Run| presume.run.transfers_per_second / other.transfers_per_second;
+        let figures = Figures {
+            in_flight,
+            rate: None,
+            arrival_count: None,
+            round: self.round,
+            ratio_to_bare: over(&bare),
+            ratio_to_uncoalesced: over(&uncoalesced.run),
+            p50_to_bare_at_64: presume.run.answer_ms_p50 / bare_at_64.answer_ms_p50,
+            p99_to_bare_at_64: presume.run.answer_ms_p99 / bare_at_64.answer_ms_p99,
+            transfers_per_flush: presume.flushes.map(|n| presume.run.committed as f64 / n as f64),
+            bare_clients,
+            bare,
+            bare_at_64,
+            uncoalesced_in_flight,
+            uncoalesced: uncoalesced.run,
+            presume: presume.run,
+        };
+        Ok((presume.predictions, figures))
+    }
+
+    /// With a decision log that starts empty.
+    async fn once(&self, load: Load, coalescing: CoalescingOptions) -> anyhow::Result<Ours> {
+        let data = self.data.join("log");
+        let seen =
+            ours(&self.args.setup, &data, self.targets, self.workload, load, coalescing).await?;
+        std::fs::remove_dir_all(&data)
+            .with_context(|| format!("cannot remove {}", data.display()))?;
+        Ok(seen)
+    }
 }
 
 /// Appends of 512 bytes, each made durable: what the disk gives to a writer that never groups.
@@ -220,96 +328,4 @@ fn bare_flushes_per_second(data: &Path) -> anyhow::Result<f64> {
     let rate = f64::from(count) / started.elapsed().as_secs_f64();
     std::fs::remove_file(path)?;
     Ok(rate)
-}
-
-async fn open_ledgers(data: &Path) -> anyhow::Result<Vec<Ledger>> {
-    let mut ledgers = Vec::new();
-    for name in PARTICIPANTS {
-        let ledger = Ledger::open(&ledger::folder(data, name)?, ledger::Options::default())?;
-        let account = |i| NewAccount {
-            id: format!("a{i}"),
-            opening_minor: 1_000_000_000,
-            overdraft: Overdraft::Refused,
-        };
-        let empty = |i| NewAccount { id: format!("e{i}"), opening_minor: 0, ..account(0) };
-        let accounts = (0..ACCOUNTS).map(account).chain((0..EMPTY_ACCOUNTS).map(empty));
-        ledger.open_accounts(&accounts.collect::<Vec<_>>()).await?;
-        ledgers.push(ledger);
-    }
-    Ok(ledgers)
-}
-
-/// A coordinator over `participants`, with its decision log in `data`.
-pub(super) async fn coordinate(
-    args: &Args,
-    data: &Path,
-    participants: BTreeMap<ParticipantName, Arc<dyn Participant>>,
-    coalescing: CoalescingOptions,
-) -> anyhow::Result<Bench> {
-    let (log, recovered) =
-        DecisionLog::open(&data.join("decisions"), decision_log::Options::default())?;
-    let features = features::State::new(features::Options::default())?;
-    let origin = Instant::now();
-    let serving = Serving::new(serving::Options::with_clock(Arc::new(move || origin.elapsed())));
-    let mut options = policy::Options { mode: Mode::Observe, ..policy::Options::default() };
-    let predictions = if args.no_predictions {
-        options.mode = Mode::Off;
-        "off".to_owned()
-    } else {
-        let registry = Registry::open(&args.models);
-        let bundle = registry.load_champion(&args.name, features.calendar())?;
-        let id = bundle.id().to_string();
-        serving.load(bundle);
-        format!("{id}, mode observe")
-    };
-    let parts = Parts {
-        log: Arc::new(log),
-        participants,
-        serving: Arc::new(serving),
-        features,
-        policy: Policy::new(options)?,
-        coalescing: Coalescing::new(coalescing),
-        clock: Arc::new(SystemClock),
-    };
-    let coordinator = Coordinator::start(parts, recovered, coordinator::Options::default()).await?;
-    for participant in coordinator.status().participants {
-        let away = participant.away.unwrap_or_default();
-        anyhow::ensure!(participant.identity.is_some(), "{} is away: {away}", participant.name);
-    }
-    Ok(Bench { coordinator: Arc::new(coordinator), predictions })
-}
-
-/// A coordinator under load.
-pub(super) struct Bench {
-    pub(super) coordinator: Arc<Coordinator>,
-    pub(super) predictions: String,
-}
-
-impl Bench {
-    /// Transfers of a workload by `clients` clients.
-    pub(super) async fn load(
-        &self,
-        workload: &Arc<Workload>,
-        clients: usize,
-        length: Duration,
-        wait: Wait,
-    ) -> anyhow::Result<Run> {
-        let (coordinator, workload) = (self.coordinator.clone(), workload.clone());
-        closed_loop(clients, length, move |_, n| {
-            let (coordinator, workload) = (coordinator.clone(), workload.clone());
-            async move {
-                let transfer = workload.transfer(n);
-                let answer = coordinator.submit(submission(n, &transfer, wait)?).await?;
-                let declined = |reason: &Reason| reason.code == ReasonCode::BusinessDecline;
-                let ended = match answer.outcome {
-                    Outcome::Committed if !transfer.declined => Ended::Committed,
-                    Outcome::Aborted if !answer.reasons.iter().any(declined) => Ended::Failed,
-                    Outcome::Aborted if transfer.declined => Ended::Declined,
-                    outcome => anyhow::bail!("{} {outcome}: {:?}", answer.id, answer.reasons),
-                };
-                Ok((ended, answer.timings_ms.prepare))
-            }
-        })
-        .await
-    }
 }

@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::commit::in_scratch;
-use super::load::Cpu;
+use super::cpu::Cpu;
 use super::outcomes::{Members, txn_id};
 use crate::cli::{Progress, print, print_json};
 

@@ -1,11 +1,19 @@
 //! `presume bench`: the figures of the README, measured on this machine.
 
+mod arrivals;
 mod commit;
+mod cpu;
+mod http;
 mod load;
 mod log;
+mod mariadb;
+mod ours;
 mod outcomes;
+mod plot;
 mod postgres;
 mod predict;
+mod report;
+mod targets;
 mod workload;
 
 use clap::Subcommand;
@@ -15,8 +23,10 @@ use clap::Subcommand;
 pub enum Command {
     /// Time of features plus three predictions, one transaction at a time on one core
     Predict(predict::Args),
-    /// Committed two-ledger transfers per second and per flush, beside bare flushes
+    /// Committed transfers per second, latency and flushes, beside the bare protocol
     Commit(commit::Args),
+    /// The same transfers through a server process' HTTP interface, beside the same in process
+    Http(http::Args),
     /// Outcomes recorded per second, and processor time and bytes each, beside bare appends
     Log(log::Args),
 }
@@ -25,6 +35,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Predict(args) => predict::run(args),
         Command::Commit(args) => commit::run(args),
+        Command::Http(args) => http::run(args),
         Command::Log(args) => log::run(args),
     }
 }
