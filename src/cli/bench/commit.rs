@@ -11,8 +11,10 @@ use comfy_table::Table;
 use presume::coordinator::{self, Coordinator, Parts, SystemClock, Wait};
 use presume::decision_log::{self, DecisionLog};
 use presume::features;
+use presume::models::bundle::BoundModel;
 use presume::models::registry::Registry;
 use presume::models::serving::{self, Serving};
+use presume::models::{PredictError, Predictor, Target};
 use presume::participants::Participant;
 use presume::participants::ledger::{self, Ledger, NewAccount, Overdraft};
 use presume::policy::coalescing::{Coalescing, CoalescingOptions, Strategy};
@@ -25,7 +27,7 @@ use super::load::{Ended, Run, closed_loop};
 use super::workload::{ACCOUNTS, Accounts, EMPTY_ACCOUNTS, PARTICIPANTS, Workload, submission};
 use crate::cli::{Progress, print, print_json};
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
   presume bench commit --in-flight 1,64,512 --seconds 5 --json
   scripts/with-postgres presume bench commit --participants postgres --in-flight 64,512,2048 \\
@@ -45,7 +47,7 @@ pub struct Args {
     pub(super) seconds: u64,
     /// Folder for the scratch data, on the disk to be measured; removed afterwards
     #[arg(long, default_value = ".")]
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// Model registry; its champion predicts for every transaction
     #[arg(long, default_value = "models")]
     models: PathBuf,
@@ -63,13 +65,19 @@ pub struct Args {
     accounts: Accounts,
     /// Of a hundred transfers, so many are declined
     #[arg(long, default_value_t = 0.0)]
-    declines: f64,
+    pub(super) declines: f64,
+    /// Every other decline is the credited side's: its account does not exist
+    #[arg(long)]
+    both_sides: bool,
+    /// Votes are predicted with this AUC, by a model made up for the run; 1 knows them
+    #[arg(long)]
+    pub(super) auc: Option<f64>,
     /// How batches are carried out
     #[arg(long, default_value = "auto")]
-    strategy: Strategy,
+    pub(super) strategy: Strategy,
     /// The most members of a batch
     #[arg(long)]
-    members_max: Option<usize>,
+    pub(super) members_max: Option<usize>,
     /// The most batches on their way
     #[arg(long)]
     journeys_max: Option<usize>,
@@ -79,8 +87,19 @@ pub struct Args {
 }
 
 impl Args {
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        let auc = self.auc.unwrap_or(1.0);
+        anyhow::ensure!((0.5..=1.0).contains(&auc), "--auc is {auc}, it must be between 0.5 and 1");
+        let (of, max) = (self.declines, 90.0);
+        anyhow::ensure!((0.0..=max).contains(&of), "--declines is {of}, it must be at most {max}");
+        anyhow::ensure!(self.auc.is_none() || !self.no_predictions, "--auc needs predictions");
+        Ok(())
+    }
+
     pub(super) fn workload(&self) -> Workload {
         Workload::new(self.accounts, self.declines)
+            .with_both_sides(self.both_sides)
+            .with_foresight(self.auc)
     }
 
     pub(super) fn coalescing(&self) -> CoalescingOptions {
@@ -117,6 +136,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         args.in_flight.iter().all(|n| (1..=4096).contains(n)),
         "--in-flight must be between 1 and 4096"
     );
+    args.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if args.participants == Kinds::Postgres {
         return runtime.block_on(in_scratch(&args.dir, async |data: &Path| {
@@ -239,6 +259,28 @@ async fn open_ledgers(data: &Path) -> anyhow::Result<Vec<Ledger>> {
     Ok(ledgers)
 }
 
+/// A model of votes that says what the workload states beforehand.
+struct Foreseen;
+
+impl Predictor for Foreseen {
+    fn width(&self) -> usize {
+        1
+    }
+
+    fn predict(&self, rows: &[f32], out: &mut [f64]) -> Result<(), PredictError> {
+        for (row, out) in rows.iter().zip(out) {
+            *out = 1.0 - f64::from(*row);
+        }
+        Ok(())
+    }
+}
+
+fn foreseen() -> anyhow::Result<BoundModel> {
+    let input = features::txn_features().iter().position(|f| f.name == "system_load");
+    let input = input.context("there is no feature system_load")?;
+    Ok(BoundModel { predictor: Box::new(Foreseen), inputs: vec![input] })
+}
+
 /// A coordinator over `participants`, with its decision log in `data`.
 pub(super) async fn coordinate(
     args: &Args,
@@ -259,8 +301,16 @@ pub(super) async fn coordinate(
         let registry = Registry::open(&args.models);
         let bundle = registry.load_champion(&args.name, features.calendar())?;
         let id = bundle.id().to_string();
-        serving.load(bundle);
-        format!("{id}, mode observe")
+        match args.auc {
+            Some(auc) => {
+                serving.load(bundle.with_model(Target::Success, foreseen()?));
+                format!("{id}, votes with an AUC of {auc} made up, mode observe")
+            }
+            None => {
+                serving.load(bundle);
+                format!("{id}, mode observe")
+            }
+        }
     };
     let parts = Parts {
         log: Arc::new(log),
@@ -302,9 +352,9 @@ impl Bench {
                 let answer = coordinator.submit(submission(n, &transfer, wait)?).await?;
                 let declined = |reason: &Reason| reason.code == ReasonCode::BusinessDecline;
                 let ended = match answer.outcome {
-                    Outcome::Committed if !transfer.declined => Ended::Committed,
+                    Outcome::Committed if !transfer.declined() => Ended::Committed,
                     Outcome::Aborted if !answer.reasons.iter().any(declined) => Ended::Failed,
-                    Outcome::Aborted if transfer.declined => Ended::Declined,
+                    Outcome::Aborted if transfer.declined() => Ended::Declined,
                     outcome => anyhow::bail!("{} {outcome}: {:?}", answer.id, answer.reasons),
                 };
                 Ok((ended, answer.timings_ms.prepare))

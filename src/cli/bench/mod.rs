@@ -6,6 +6,7 @@ mod log;
 mod outcomes;
 mod postgres;
 mod predict;
+mod strategies;
 mod workload;
 
 use clap::Subcommand;
@@ -19,6 +20,8 @@ pub enum Command {
     Commit(commit::Args),
     /// Outcomes recorded per second, and processor time and bytes each, beside bare appends
     Log(log::Args),
+    /// How batches are made up, compared: fixed sizes, blind, filter, ours at several qualities of prediction
+    Strategies(strategies::Args),
 }
 
 pub fn run(command: &Command) -> anyhow::Result<()> {
@@ -26,5 +29,6 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         Command::Predict(args) => predict::run(args),
         Command::Commit(args) => commit::run(args),
         Command::Log(args) => log::run(args),
+        Command::Strategies(args) => strategies::run(args),
     }
 }

@@ -203,7 +203,7 @@ fn describe(report: &Report) -> String {
     )
 }
 
-fn urls() -> anyhow::Result<[String; 2]> {
+pub(super) fn urls() -> anyhow::Result<[String; 2]> {
     let url = |name| {
         std::env::var(name).with_context(|| {
             format!("{name} names no database; try: scripts/with-postgres presume bench commit …")
@@ -219,7 +219,7 @@ async fn connect(url: &str) -> anyhow::Result<Client> {
 }
 
 /// Tables of our own, filled.
-async fn prepare(url: &str) -> anyhow::Result<()> {
+pub(super) async fn prepare(url: &str) -> anyhow::Result<()> {
     let client = connect(url).await?;
     client
         .batch_execute(&format!(
@@ -292,17 +292,18 @@ async fn bare(
             let prepared =
                 tokio::try_join!(left.prepare(n, &transfer.from), right.prepare(n, &transfer.to))?;
             let voted = started.elapsed();
-            anyhow::ensure!(prepared == (!transfer.declined, true), "an account is missing");
-            let verb = if transfer.declined { "ROLLBACK" } else { "COMMIT" };
+            let expected = (!transfer.short, !transfer.unknown);
+            anyhow::ensure!(prepared == expected, "an account is missing");
+            let verb = if transfer.declined() { "ROLLBACK" } else { "COMMIT" };
             tokio::try_join!(left.end(n, verb), right.end(n, verb))?;
-            let ended = if transfer.declined { Ended::Declined } else { Ended::Committed };
+            let ended = if transfer.declined() { Ended::Declined } else { Ended::Committed };
             Ok((ended, voted.as_secs_f64() * 1e3))
         }
     };
     closed_loop(clients, length, transfer).await
 }
 
-async fn ours(
+pub(super) async fn ours(
     args: &Args,
     data: &Path,
     urls: [&String; 2],

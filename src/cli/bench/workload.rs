@@ -29,15 +29,78 @@ pub(super) struct Workload {
     cumulated: Vec<f64>,
     /// Of a hundred transfers, so many are declined.
     declines_percent: f64,
+    /// Whether every other one of these is declined by the credited side.
+    both_sides: bool,
+    /// What is said of each transfer's votes beforehand.
+    foresight: Option<Foresight>,
+}
+
+/// Predictions of a stated quality: each transfer gets a score from a normal distribution, which
+/// stands further up for those that will be declined, and the probability that follows from it.
+#[derive(Debug, Clone, Copy)]
+struct Foresight {
+    /// By how many standard deviations; infinite where nothing is left to chance.
+    separation: f64,
+    /// Of all transfers, how many are declined.
+    share: f64,
+}
+
+impl Foresight {
+    /// AUC = Φ(separation / √2), for two normal distributions of the same width.
+    fn new(auc: f64, share: f64) -> Self {
+        let (mut low, mut high) = (0.0, 12.0);
+        for _ in 0..60 {
+            let middle = f64::midpoint(low, high);
+            let below = normal_share(middle / std::f64::consts::SQRT_2) < auc;
+            (low, high) = if below { (middle, high) } else { (low, middle) };
+        }
+        Self { separation: if auc >= 1.0 { f64::INFINITY } else { low }, share }
+    }
+
+    /// The probability that the n-th transfer is declined, if it is or is not.
+    fn probability(&self, n: u64, declined: bool) -> f64 {
+        if self.separation.is_infinite() {
+            return f64::from(u8::from(declined));
+        }
+        let (u, v) = (uniform(n, 3).max(f64::MIN_POSITIVE), uniform(n, 4));
+        let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
+        let score = normal + if declined { self.separation } else { 0.0 };
+        // Bayes, with the two densities' ratio.
+        let odds = (self.separation * (score - self.separation / 2.0)).exp() * self.share
+            / (1.0 - self.share);
+        odds / (1.0 + odds)
+    }
+}
+
+/// Φ: how much of a normal distribution stands below `x`, by Simpson's rule.
+fn normal_share(x: f64) -> f64 {
+    let (from, steps) = (-9.0, 600);
+    let width = (x - from) / f64::from(steps);
+    let density = |step: i32| {
+        let at = from + width * f64::from(step);
+        (-at * at / 2.0).exp() / std::f64::consts::TAU.sqrt()
+    };
+    let weighted = |step: i32| density(step) * if step % 2 == 0 { 2.0 } else { 4.0 };
+    (density(0) + density(steps) + (1..steps).map(weighted).sum::<f64>()) * width / 3.0
 }
 
 /// One transfer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Transfer {
     pub(super) from: String,
     pub(super) to: String,
     /// Whether `from` has nothing.
-    pub(super) declined: bool,
+    pub(super) short: bool,
+    /// Whether there is no account `to`.
+    pub(super) unknown: bool,
+    /// What was said of it beforehand: the probability that it is declined.
+    pub(super) foreseen: Option<f64>,
+}
+
+impl Transfer {
+    pub(super) fn declined(&self) -> bool {
+        self.short || self.unknown
+    }
 }
 
 impl Workload {
@@ -53,17 +116,32 @@ impl Workload {
                 *share /= sum;
             }
         }
-        Self { cumulated, declines_percent }
+        Self { cumulated, declines_percent, both_sides: false, foresight: None }
+    }
+
+    /// Every other decline is the credited side's.
+    pub(super) fn with_both_sides(self, both_sides: bool) -> Self {
+        Self { both_sides, ..self }
+    }
+
+    /// Something is said of each transfer beforehand, of this quality.
+    pub(super) fn with_foresight(self, auc: Option<f64>) -> Self {
+        let foresight = auc.map(|auc| Foresight::new(auc, self.declines_percent / 100.0));
+        Self { foresight, ..self }
     }
 
     pub(super) fn transfer(&self, n: u64) -> Transfer {
         let declined = uniform(n, 2) * 100.0 < self.declines_percent;
-        let from = if declined {
+        let unknown = declined && self.both_sides && n.is_multiple_of(2);
+        let short = declined && !unknown;
+        let from = if short {
             format!("e{}", n % EMPTY_ACCOUNTS)
         } else {
             format!("a{}", self.account(n, 0))
         };
-        Transfer { from, to: format!("a{}", self.account(n, 1)), declined }
+        let to = if unknown { "nobody".to_owned() } else { format!("a{}", self.account(n, 1)) };
+        let foreseen = self.foresight.map(|foresight| foresight.probability(n, declined));
+        Transfer { from, to, short, unknown, foreseen }
     }
 
     fn account(&self, n: u64, side: u64) -> u64 {
@@ -103,10 +181,13 @@ pub(super) fn submission(n: u64, transfer: &Transfer, wait: Wait) -> anyhow::Res
         since: None,
     };
     let amount = Money { minor: 100, currency: Currency::INR };
+    let mut payment = Payment::new(Kind::Upi, customer, amount);
+    // The model of a run with foresight reads this feature alone.
+    payment.system_load_ratio = transfer.foreseen;
     Ok(Submission {
         transaction: Transaction {
             id: TxnId::new(&format!("b{n}"))?,
-            payment: Payment::new(Kind::Upi, customer, amount),
+            payment,
             protocol: ProtocolRequest::Auto,
             operations: vec![
                 operation(PARTICIPANTS[0], "debit", &transfer.from)?,
@@ -127,7 +208,7 @@ mod tests {
     fn shares_are_as_asked_for() {
         let zipf = Workload::new(Accounts::Zipf, 5.0);
         let all: Vec<_> = (0..20_000).map(|n| zipf.transfer(n)).collect();
-        let declined = all.iter().filter(|transfer| transfer.declined).count();
+        let declined = all.iter().filter(|transfer| transfer.declined()).count();
         assert!((900..1_100).contains(&declined), "{declined}");
         let hottest = all.iter().filter(|transfer| transfer.to == "a31").count();
         assert!((1_400..1_900).contains(&hottest), "{hottest}: about 8 percent");
@@ -135,5 +216,38 @@ mod tests {
         let seen: std::collections::HashSet<_> =
             (0..20_000).map(|n| uniform.transfer(n).from).collect();
         assert!(seen.len() > 17_000, "{}", seen.len());
+    }
+
+    #[test]
+    fn what_is_foreseen_is_as_good_as_stated_and_calibrated() {
+        for auc in [0.6, 0.75, 0.9] {
+            let workload = Workload::new(Accounts::Uniform, 20.0).with_foresight(Some(auc));
+            let all: Vec<_> = (0..20_000).map(|n| workload.transfer(n)).collect();
+            let mut scored: Vec<_> =
+                all.iter().map(|t| (t.foreseen.unwrap_or(f64::NAN), t.declined())).collect();
+            let mean = scored.iter().map(|(p, _)| p).sum::<f64>() / scored.len() as f64;
+            assert!((mean - 0.2).abs() < 0.01, "{mean}");
+            scored.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let positions = scored.iter().zip(1_u64..).filter(|((_, yes), _)| *yes);
+            let (mut sum, mut count) = (0, 0);
+            for (_, rank) in positions {
+                (sum, count) = (sum + rank, count + 1);
+            }
+            let pairs = count * (scored.len() as u64 - count);
+            let found = (sum - count * (count + 1) / 2) as f64 / pairs as f64;
+            assert!((found - auc).abs() < 0.01, "{found} instead of {auc}");
+        }
+        let known = Workload::new(Accounts::Uniform, 20.0).with_foresight(Some(1.0));
+        let certain = |t: Transfer| t.foreseen == Some(f64::from(u8::from(t.declined())));
+        assert!((0..1_000).map(|n| known.transfer(n)).all(certain));
+    }
+
+    #[test]
+    fn both_sides_decline_if_asked_for() {
+        let workload = Workload::new(Accounts::Uniform, 20.0).with_both_sides(true);
+        let all: Vec<_> = (0..20_000).map(|n| workload.transfer(n)).collect();
+        let short = all.iter().filter(|t| t.short).count();
+        let unknown = all.iter().filter(|t| t.unknown).count();
+        assert!((1_800..2_200).contains(&short) && (1_800..2_200).contains(&unknown));
     }
 }
