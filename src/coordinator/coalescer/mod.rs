@@ -15,6 +15,8 @@ mod journey;
 mod queue;
 
 #[cfg(test)]
+mod crashes;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
