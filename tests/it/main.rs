@@ -27,6 +27,7 @@ mod http_service;
 mod http_transfers;
 mod installed;
 mod kill;
+mod kill_batches;
 mod layers;
 mod load;
 mod middleman;
