@@ -9,6 +9,7 @@ mod backpressure;
 mod bad_input;
 mod banks;
 mod batch_banks;
+mod batch_hot;
 mod batch_oracle;
 mod batch_traps;
 mod batches;
