@@ -278,6 +278,13 @@ impl Bundle {
         Self { manifest, id, rules, models }
     }
 
+    /// The same with another model for a target, from elsewhere than its folder.
+    #[must_use]
+    pub fn with_model(mut self, target: Target, model: BoundModel) -> Self {
+        self.models.insert(target, model);
+        self
+    }
+
     /// `name/version`.
     pub fn id(&self) -> &Text {
         &self.id

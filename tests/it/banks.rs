@@ -5,7 +5,7 @@ use std::path::Path;
 use presume::participants::Participant;
 use presume::participants::ledger::{self, Ledger, NewAccount, Overdraft};
 
-use crate::pair::{Pair, SIDES, Side, section};
+use crate::pair::{Pair, SIDES, Side, Travel, section};
 use crate::postgres_server::PostgresServer;
 
 /// The two participants.
@@ -49,7 +49,7 @@ impl Banks {
                     );
                     server.sql(name, &sql);
                     server.sql(name, presume::participants::postgres::Postgres::init_statements());
-                    section(name, "postgres", &server.url(name))
+                    section(name, "postgres", &server.url(name), Travel::Together)
                 }
                 Self::Pair(_) => unreachable!("answered above"),
             };

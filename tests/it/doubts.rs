@@ -143,7 +143,8 @@ async fn a_backup_from_within_the_last_epoch_refuses_to_start_and_leaves_the_new
     assert_eq!(house.answer(&across("t4", 4, 1)).await["outcome"], "committed");
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+/// Copies a folder.
+pub fn copy(from: &std::path::Path, to: &std::path::Path) {
     let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.unwrap().success());
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::load::{Transfer, submit};
-use crate::pair::{Pair, SETTLED_MAX, Side, configuration, eventually};
+use crate::pair::{Pair, SETTLED_MAX, Side, Travel, configuration, eventually};
 use crate::proxy::Proxy;
 use crate::server::Served;
 
@@ -34,16 +34,31 @@ impl House {
         Some(Self::around(Pair::start(ACCOUNTS, OPENING)?, coordinator, change).await)
     }
 
+    /// Not started yet, and transfers share batches; with other sections of participants.
+    pub async fn together(change: impl FnOnce(String) -> String) -> Option<Self> {
+        let pair = Pair::start(ACCOUNTS, OPENING)?;
+        Some(Self::before(pair, "", Travel::Together, change).await)
+    }
+
     /// The same around servers that are there.
     pub async fn around(
         pair: Pair,
         coordinator: &str,
         change: impl FnOnce(String) -> String,
     ) -> Self {
+        Self::before(pair, coordinator, Travel::Alone, change).await
+    }
+
+    async fn before(
+        pair: Pair,
+        coordinator: &str,
+        travel: Travel,
+        change: impl FnOnce(String) -> String,
+    ) -> Self {
         let left = Proxy::before(pair.postgres.port()).await;
         let right = Proxy::before(pair.mysql.port()).await;
         let scratch = tempfile::tempdir().unwrap();
-        let sections = change(pair.sections_behind([left.port(), right.port()]));
+        let sections = change(pair.sections_behind([left.port(), right.port()], travel));
         configuration(scratch.path(), coordinator, &sections);
         let client = reqwest::Client::new();
         Self { pair, proxies: [left, right], client, served: None, scratch }
@@ -133,10 +148,7 @@ impl House {
 
     /// A number of `/metrics`.
     pub async fn metric(&self, name: &str) -> u64 {
-        let url = format!("{}/metrics", self.served().url);
-        let text = self.client.get(url).send().await.unwrap().text().await.unwrap();
-        let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
-        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+        self.served().metric(name).await
     }
 
     /// How many transactions are not applied everywhere.

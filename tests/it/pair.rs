@@ -7,6 +7,7 @@ use presume::participants::mysql::Mysql;
 use presume::participants::postgres::Postgres;
 
 use crate::banks::NAMES;
+use crate::batch_banks;
 use crate::mysql_server::MysqlServer;
 use crate::postgres_server::PostgresServer;
 
@@ -23,6 +24,13 @@ pub struct Pair {
 pub enum Side {
     Left,
     Right,
+}
+
+/// Whether operations say what they lock, so that transfers share batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Travel {
+    Together,
+    Alone,
 }
 
 pub const SIDES: [Side; 2] = [Side::Left, Side::Right];
@@ -66,19 +74,19 @@ impl Pair {
         Some(Self { postgres, mysql })
     }
 
-    /// The configuration's sections of both.
+    /// The configuration's sections of both, with batches.
     pub fn sections(&self) -> String {
-        sections(&self.postgres.url("left"), &self.mysql.url())
+        sections(&self.postgres.url("left"), &self.mysql.url(), Travel::Together)
     }
 
-    /// The same with a proxy before each.
-    pub fn sections_behind(&self, ports: [u16; 2]) -> String {
+    /// The sections with a proxy before each.
+    pub fn sections_behind(&self, ports: [u16; 2], travel: Travel) -> String {
         let at = |url: String, own: u16, port: u16| {
             url.replace(&format!(":{own}/"), &format!(":{port}/"))
         };
         let left = at(self.postgres.url("left"), self.postgres.port(), ports[0]);
         let right = at(self.mysql.url(), self.mysql.port(), ports[1]);
-        sections(&left, &right)
+        sections(&left, &right, travel)
     }
 
     pub fn sql(&self, side: Side, sql: &str) -> String {
@@ -154,25 +162,39 @@ pub fn configuration(data: &Path, coordinator: &str, sections: &str) {
     std::fs::write(data.join("presume.toml"), text).unwrap();
 }
 
-fn sections(left: &str, right: &str) -> String {
-    section("left", "postgres", left) + &section("right", "mysql", right)
+fn sections(left: &str, right: &str, travel: Travel) -> String {
+    section("left", "postgres", left, travel) + &section("right", "mysql", right, travel)
 }
 
 /// One participant with `debit` and `credit`.
-pub fn section(name: &str, kind: &str, url: &str) -> String {
-    format!(
+pub fn section(name: &str, kind: &str, url: &str, travel: Travel) -> String {
+    let mut text = format!(
         "[participants.{name}]
 kind = \"{kind}\"
 url = \"{url}\"
 connect_timeout_ms = 1000
 listening_horizon_ms = 2000
 allow_unsafe = [\"fsync\"]
-[participants.{name}.operations.debit]
-sql = \"UPDATE accounts SET balance = balance - $amount WHERE id = $account AND balance >= $amount\"
-expect_rows = 1
-[participants.{name}.operations.credit]
-sql = \"UPDATE accounts SET balance = balance + $amount WHERE id = $account\"
+"
+    );
+    let guarded = "balance = balance - $amount WHERE id = $account AND balance >= $amount";
+    let free = "balance = balance + $amount WHERE id = $account";
+    let many = if kind == "mysql" { batch_banks::of_mysql() } else { batch_banks::of_postgres() };
+    for (operation, change) in [("debit", guarded), ("credit", free)] {
+        text += &format!(
+            "[participants.{name}.operations.{operation}]
+sql = \"UPDATE accounts SET {change}\"
 expect_rows = 1
 "
-    )
+        );
+        if travel == Travel::Together {
+            let many = &many[&operation.parse().unwrap()];
+            text += &format!("locks = {:?}\n", many.locks.as_ref().unwrap());
+            text += &format!("batch_sql = {:?}\n", many.batch_sql.as_ref().unwrap());
+            if let Some(check) = &many.batch_check {
+                text += &format!("batch_check = {check:?}\n");
+            }
+        }
+    }
+    text
 }

@@ -79,6 +79,14 @@ impl Served {
         said
     }
 
+    /// A number of `/metrics`.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let response = reqwest::get(format!("{}/metrics", self.url)).await.unwrap();
+        let text = response.text().await.unwrap();
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

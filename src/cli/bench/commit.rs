@@ -27,7 +27,7 @@ const IN_FLIGHT_MAX: usize = 4_096;
 /// Most arrivals a second: more than the threads of any machine here would start.
 const RATE_MAX: f64 = 1e6;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
   presume bench commit --in-flight 1,64,512 --seconds 5 --json
   presume bench commit --rate 500,1000,2000,4000 --plot latency.svg
@@ -46,16 +46,16 @@ made there, and a database more for every further participant of a server.")]
 pub struct Args {
     /// Between what
     #[arg(long, value_enum, default_value_t = Kinds::Embedded)]
-    participants: Kinds,
+    pub(super) participants: Kinds,
     /// Participants of a transfer: 2, 3 or 5
     #[arg(long, default_value_t = 2)]
-    participant_count: usize,
+    pub(super) participant_count: usize,
     /// So many of them, at most all but the debited one, only read
     #[arg(long, default_value_t = 0)]
     read_only: usize,
     /// Transactions kept in flight, one run each
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 512])]
-    in_flight: Vec<usize>,
+    pub(super) in_flight: Vec<usize>,
     /// Open loop: arrivals a second, one run each
     #[arg(long, value_delimiter = ',')]
     rate: Vec<f64>,
@@ -67,28 +67,34 @@ pub struct Args {
     plot: Option<PathBuf>,
     /// Runs of everything, one after the other; figures are medians over them
     #[arg(long, default_value_t = 1)]
-    rounds: usize,
+    pub(super) rounds: usize,
     /// How accounts are drawn
     #[arg(long, value_enum, default_value_t = Accounts::Uniform)]
     accounts: Accounts,
     /// Of a hundred transfers, so many are declined
     #[arg(long, default_value_t = 0.0)]
-    declines: f64,
+    pub(super) declines: f64,
+    /// Every other decline is the credited side's: its account does not exist
+    #[arg(long)]
+    both_sides: bool,
+    /// Votes are predicted with this AUC, by a model made up for the run; 1 knows them
+    #[arg(long)]
+    pub(super) auc: Option<f64>,
     #[command(flatten)]
-    setup: Setup,
+    pub(super) setup: Setup,
     /// How batches are carried out
     #[arg(long, default_value = "auto")]
-    strategy: Strategy,
+    pub(super) strategy: Strategy,
     /// The most members of a batch
     #[arg(long)]
-    members_max: Option<usize>,
+    pub(super) members_max: Option<usize>,
     /// The most batches on their way
     #[arg(long)]
     journeys_max: Option<usize>,
 }
 
 /// What every run with a coordinator needs.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct Setup {
     /// Seconds a run
     #[arg(long, default_value_t = 5)]
@@ -111,7 +117,7 @@ pub(super) struct Setup {
 }
 
 impl Args {
-    fn check(&self) -> anyhow::Result<()> {
+    pub(super) fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             self.in_flight.iter().all(|n| (1..=IN_FLIGHT_MAX).contains(n)),
             "--in-flight must be between 1 and {IN_FLIGHT_MAX}"
@@ -136,10 +142,26 @@ impl Args {
             "--declines is {}, not between 0 and 50 percent",
             self.declines
         );
+        anyhow::ensure!(
+            !self.both_sides || count - self.read_only > 1,
+            "--both-sides: nobody is credited, all but one only read"
+        );
+        let auc = self.auc.unwrap_or(1.0);
+        anyhow::ensure!((0.5..=1.0).contains(&auc), "--auc is {auc}, not between 0.5 and 1");
+        anyhow::ensure!(
+            self.auc.is_none() || !self.setup.no_predictions,
+            "--auc needs predictions"
+        );
         Ok(())
     }
 
-    fn coalescing(&self) -> CoalescingOptions {
+    pub(super) fn workload(&self) -> Workload {
+        Workload::new(self.accounts, self.declines, self.participant_count, self.read_only)
+            .with_both_sides(self.both_sides)
+            .with_foresight(self.auc)
+    }
+
+    pub(super) fn coalescing(&self) -> CoalescingOptions {
         let default = CoalescingOptions::default();
         CoalescingOptions {
             strategy: self.strategy,
@@ -178,9 +200,7 @@ pub(super) async fn in_scratch<T>(
 
 async fn measure(args: &Args, data: &Path) -> anyhow::Result<Report> {
     let targets = args.participants.open(args.participant_count, data).await?;
-    let workload =
-        Workload::new(args.accounts, args.declines, args.participant_count, args.read_only);
-    let workload = Arc::new(workload);
+    let workload = Arc::new(args.workload());
     let mut report = Report {
         participants: args.participants,
         participant_count: args.participant_count,

@@ -13,6 +13,7 @@ mod plot;
 mod postgres;
 mod predict;
 mod report;
+mod strategies;
 mod targets;
 mod workload;
 
@@ -29,6 +30,8 @@ pub enum Command {
     Http(http::Args),
     /// Outcomes recorded per second, and processor time and bytes each, beside bare appends
     Log(log::Args),
+    /// How batches are made up, compared: fixed sizes, blind, filter, ours at several qualities of prediction
+    Strategies(strategies::Args),
 }
 
 pub fn run(command: &Command) -> anyhow::Result<()> {
@@ -37,5 +40,6 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         Command::Commit(args) => commit::run(args),
         Command::Http(args) => http::run(args),
         Command::Log(args) => log::run(args),
+        Command::Strategies(args) => strategies::run(args),
     }
 }

@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use presume::coordinator::{self, Coordinator, Parts, SystemClock, Wait};
 use presume::decision_log::{self, DecisionLog};
 use presume::features;
+use presume::models::bundle::BoundModel;
 use presume::models::registry::Registry;
 use presume::models::serving::{self, Serving};
+use presume::models::{PredictError, Predictor, Target};
 use presume::participants::Participant;
 use presume::policy::coalescing::{Coalescing, CoalescingOptions};
 use presume::policy::{self, Policy};
@@ -18,7 +21,7 @@ use tokio::time::Instant;
 
 use super::commit::Setup;
 use super::load::{self, Ended, Load, Run};
-use super::targets::{CONNECTIONS_MAX, Target, flushes};
+use super::targets::{self, CONNECTIONS_MAX, flushes};
 use super::workload::{PARTICIPANTS, Workload, submission};
 
 /// Load before the measurement, and its clients at most.
@@ -37,7 +40,7 @@ pub(super) struct Ours {
 pub(super) async fn ours(
     setup: &Setup,
     data: &Path,
-    targets: &[Target],
+    targets: &[targets::Target],
     workload: &Arc<Workload>,
     load: Load,
     coalescing: CoalescingOptions,
@@ -52,10 +55,10 @@ pub(super) async fn ours(
         let participant = target.participant(in_flight.clamp(8, CONNECTIONS_MAX)).await?;
         participants.insert(ParticipantName::new(name)?, participant);
     }
-    let bench = coordinate(setup, data, participants, coalescing).await?;
+    let bench = coordinate(setup, data, participants, workload.auc(), coalescing).await?;
     let warm_up = Load::Closed { clients: in_flight.min(WARM_UP_CLIENTS_MAX) };
     let warm = bench.load(workload, warm_up, WARM_UP).await?;
-    let embedded = targets.iter().all(|target| matches!(target, Target::Embedded(_)));
+    let embedded = targets.iter().all(|target| matches!(target, targets::Target::Embedded(_)));
     let warmed = if embedded { flushes(targets).await? } else { None };
     let own = bench.coordinator.status().flushes;
     let length = Duration::from_secs(setup.seconds.max(1));
@@ -77,11 +80,35 @@ pub(super) async fn ours(
     Ok(Ours { run, predictions, flushes: within.map(|count| count + own) })
 }
 
-/// A coordinator over `participants`, with its decision log in `data`.
+/// A model of votes that says what the workload states beforehand.
+struct Foreseen;
+
+impl Predictor for Foreseen {
+    fn width(&self) -> usize {
+        1
+    }
+
+    fn predict(&self, rows: &[f32], out: &mut [f64]) -> Result<(), PredictError> {
+        for (row, out) in rows.iter().zip(out) {
+            *out = 1.0 - f64::from(*row);
+        }
+        Ok(())
+    }
+}
+
+fn foreseen() -> anyhow::Result<BoundModel> {
+    let input = features::txn_features().iter().position(|f| f.name == "system_load");
+    let input = input.context("there is no feature system_load")?;
+    Ok(BoundModel { predictor: Box::new(Foreseen), inputs: vec![input] })
+}
+
+/// A coordinator over `participants`, with its decision log in `data`. With an AUC its votes are
+/// predicted as the workload foresees them.
 async fn coordinate(
     setup: &Setup,
     data: &Path,
     participants: BTreeMap<ParticipantName, Arc<dyn Participant>>,
+    auc: Option<f64>,
     coalescing: CoalescingOptions,
 ) -> anyhow::Result<Bench> {
     let (log, recovered) =
@@ -97,8 +124,16 @@ async fn coordinate(
         let registry = Registry::open(&setup.models);
         let bundle = registry.load_champion(&setup.name, features.calendar())?;
         let id = bundle.id().to_string();
-        serving.load(bundle);
-        format!("{id}, mode observe")
+        match auc {
+            Some(auc) => {
+                serving.load(bundle.with_model(Target::Success, foreseen()?));
+                format!("{id}, votes with an AUC of {auc} made up, mode observe")
+            }
+            None => {
+                serving.load(bundle);
+                format!("{id}, mode observe")
+            }
+        }
     };
     let parts = Parts {
         log: Arc::new(log),

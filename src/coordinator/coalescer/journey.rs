@@ -7,7 +7,8 @@
 //! - A member that declined ends so, unless it shares a key there with another of the batch: what
 //!   that one did was taken back, so it is tried again, where it declined working first.
 //! - A batch that failed as a whole (somebody else's lock, a deadlock) is nobody's decline. It is
-//!   tried again with a statement an operation, which shows whose it was; that one goes alone.
+//!   tried again with a statement an operation, which shows whose it was; that one goes alone. Where
+//!   it does not show, the batch comes back to the queue in parts, down to those who go alone.
 //! - Where a participant failed, or an answer was lost, it is tried once more, then all end so.
 
 use std::sync::Arc;
@@ -33,6 +34,9 @@ use crate::txn::{Ack, BranchIndex, Declined, Gid, ParticipantName};
 const ATTEMPTS_MAX: u32 = 8;
 /// How often it is tried again after a participant failed or an answer was lost.
 const FAILURES_MAX: u32 = 1;
+/// Into how many parts a batch is split in which nobody was found out. One culprit is found in as
+/// many attempts as by halves, but in half as many rounds, each of which may wait for a lock.
+const PARTS: usize = 4;
 /// How often a participant is told to end what it holds open; then its session ends it.
 const ABANDON_ATTEMPTS_MAX: u32 = 5;
 
@@ -43,12 +47,14 @@ struct Party {
     names: Arc<[ParticipantName]>,
     /// In the order in which they came.
     members: Vec<Submitted>,
-    /// Those who go alone.
+    /// Those who go again from the queue, in smaller parties.
     back: Vec<Submitted>,
     style: Style,
     /// Which participant works first in the next attempt, whatever the rule says.
     first: Option<usize>,
     failures: u32,
+    /// The last attempt failed statement by statement, and nobody was found out.
+    unexplained: bool,
 }
 
 /// What became of the first part of an attempt.
@@ -68,15 +74,17 @@ impl Inner {
             Run::alone(self, submitted, Some(journey)).carry_out().await;
             return;
         }
+        let whole = party_max(&members[0]) == usize::MAX;
         let party = Party {
             inner: self.clone(),
             journey,
             names,
             members,
             back: Vec::new(),
-            style: Style::Together,
+            style: if whole { Style::Together } else { Style::OneByOne },
             first: None,
             failures: 0,
+            unexplained: false,
         };
         let back = party.travel().await;
         self.arrived(journey, Vec::new(), back);
@@ -87,8 +95,12 @@ fn ticket(submitted: &Submitted) -> Ticket {
     submitted.waiting.as_ref().expect("it travels").ticket
 }
 
+fn party_max(submitted: &Submitted) -> usize {
+    submitted.waiting.as_ref().expect("it travels").party_max
+}
+
 impl Party {
-    /// Answers who goes again, alone.
+    /// Answers who goes again, and in how large parties.
     async fn travel(mut self) -> Vec<Submitted> {
         for _ in 0..ATTEMPTS_MAX {
             if self.members.len() < 2 {
@@ -96,9 +108,17 @@ impl Party {
             }
             self.attempt().await;
         }
-        self.back.append(&mut self.members);
+        let left = std::mem::take(&mut self.members);
+        self.send_back(left, 1);
         self.back.sort_by_key(ticket);
         self.back
+    }
+
+    fn send_back(&mut self, members: impl IntoIterator<Item = Submitted>, party_max: usize) {
+        self.back.extend(members.into_iter().map(|mut member| {
+            member.waiting.as_mut().expect("it travels").party_max = party_max;
+            member
+        }));
     }
 
     async fn attempt(&mut self) {
@@ -292,19 +312,20 @@ impl Party {
                 if *self.first.get_or_insert(at) == at && worked_first != Some(at) {
                     again.push(member);
                 } else {
-                    self.back.push(member);
+                    self.send_back([member], 1);
                 }
             } else if findings.culprit == Some(place) {
-                self.back.push(member);
+                self.send_back([member], 1);
             } else {
                 again.push(member);
             }
         }
         self.conclude(ended).await;
         again.sort_by_key(ticket);
-        if self.style == Style::OneByOne && self.failures > 0 {
-            // Nobody was found out: each goes alone.
-            self.back.append(&mut again);
+        if std::mem::take(&mut self.unexplained) {
+            // They go in parts, at last alone.
+            let part = again.len().div_ceil(PARTS);
+            self.send_back(again.drain(..), part);
         }
         self.members = again;
     }
@@ -325,9 +346,7 @@ impl Party {
         }
         match cause {
             Some(AbortCause::Declined(_, why)) if !is_failure(why) => {
-                if self.style == Style::OneByOne {
-                    self.failures += 1;
-                }
+                self.unexplained = self.style == Style::OneByOne;
                 self.style = Style::OneByOne;
                 false
             }

@@ -15,6 +15,8 @@ mod journey;
 mod queue;
 
 #[cfg(test)]
+mod crashes;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
@@ -218,7 +220,8 @@ impl Inner {
         let ticket = state.last_ticket;
         let first = state.waiting.is_empty();
         state.waiting.insert(ticket, Box::new(submitted));
-        state.queue.arrive(Waiting { ticket, set, keys, alone: false });
+        let party_max = usize::MAX;
+        state.queue.arrive(Waiting { ticket, set, keys, party_max });
         let departure = state.depart(set);
         if first && !state.waiting.is_empty() {
             self.coalescer.waits.notify_one();
@@ -243,8 +246,8 @@ impl Inner {
         self.send_off(departures);
     }
 
-    /// A journey is over: `ended` give up what they held, `back` go again, alone and before everybody
-    /// else.
+    /// A journey is over: `ended` give up what they held, `back` go again, before everybody else, in
+    /// parties as large as they say.
     pub(super) fn arrived(
         self: &Arc<Self>,
         journey: Journey,
@@ -258,8 +261,7 @@ impl Inner {
                 state.queue.release(&member.keys);
             }
             let of = |mut submitted: Submitted| {
-                let mut member = submitted.waiting.take().expect("it has travelled");
-                member.alone = true;
+                let member = submitted.waiting.take().expect("it has travelled");
                 state.waiting.insert(member.ticket, Box::new(submitted));
                 member
             };

@@ -7,7 +7,8 @@
 //! for nobody but those who travel. Nobody overtakes on a key, whatever set it is of; on different
 //! keys everybody may.
 //!
-//! Members of one journey may share keys: participants carry them out in their order.
+//! Members of one journey may share keys: participants carry them out in their order. Who came back
+//! to travel in smaller parties travels with none but those who came back to the same.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,8 +29,8 @@ pub(in crate::coordinator) struct Waiting {
     pub(super) set: usize,
     /// What it touches, at every participant.
     pub(super) keys: Arc<[Key]>,
-    /// Whether it travels alone.
-    pub(super) alone: bool,
+    /// The most members of a batch that it is part of: with 1 it travels alone.
+    pub(super) party_max: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,17 +76,17 @@ impl Queue {
     pub(super) fn depart(&mut self, set: usize, journey: Journey, room: Room) -> Vec<Waiting> {
         let mut taken: Vec<Waiting> = Vec::new();
         let mut wanted = KeySet::default();
-        let mut at = 0;
-        while at < self.waiting.len() && taken.len() < room.members_max {
+        let (mut at, mut members_max) = (0, room.members_max);
+        while at < self.waiting.len() && taken.len() < members_max {
             let member = &self.waiting[at];
             let free = |key: &Key| {
                 let shared = self.held.get(key);
-                let shared = shared.is_none_or(|held| {
-                    held.journey == journey && held.members < room.chain_max && !member.alone
-                });
+                let shared = shared
+                    .is_none_or(|held| held.journey == journey && held.members < room.chain_max);
                 shared && !wanted.contains(key)
             };
-            let mine = member.set == set && (!member.alone || taken.is_empty());
+            let alike = taken.first().is_none_or(|first| first.party_max == member.party_max);
+            let mine = member.set == set && alike;
             if !mine || !member.keys.iter().all(free) {
                 wanted.extend(member.keys.iter().copied());
                 at += 1;
@@ -96,11 +97,8 @@ impl Queue {
                 held.members += 1;
             }
             let member = self.waiting.remove(at).expect("within the queue");
-            let alone = member.alone;
+            members_max = members_max.min(member.party_max);
             taken.push(member);
-            if alone {
-                break;
-            }
         }
         if let Some(count) = self.counts.get_mut(&set) {
             *count -= taken.len();
@@ -149,7 +147,7 @@ mod tests {
 
     fn member(ticket: Ticket, set: usize, keys: &[&str]) -> Waiting {
         let keys = keys.iter().map(|name| Key::new(name)).collect();
-        Waiting { ticket, set, keys, alone: false }
+        Waiting { ticket, set, keys, party_max: usize::MAX }
     }
 
     fn tickets(members: &[Waiting]) -> Vec<Ticket> {
@@ -182,13 +180,34 @@ mod tests {
         }
         let mut first = queue.depart(0, 1, ROOM);
         assert_eq!(tickets(&first), [1, 2]);
-        first[0].alone = true;
+        first[0].party_max = 1;
         queue.come_back(first);
         assert_eq!(tickets(&queue.depart(0, 2, ROOM)), [1]);
         assert!(queue.depart(0, 3, ROOM).is_empty());
         queue.release(&[Key::new("x")]);
         assert_eq!(tickets(&queue.depart(0, 4, ROOM)), [2, 3]);
         assert_eq!(queue.leave(3), None);
+    }
+
+    #[test]
+    fn who_came_back_in_parts_mixes_with_nobody_and_keeps_its_order() {
+        let mut queue = Queue::default();
+        for (ticket, keys) in [(1, "x"), (2, "y"), (3, "x"), (4, "z")] {
+            queue.arrive(member(ticket, 0, &[keys]));
+        }
+        let mut first = queue.depart(0, 1, ROOM);
+        assert_eq!(tickets(&first), [1, 2, 3, 4]);
+        for member in &mut first {
+            member.party_max = 2;
+        }
+        queue.come_back(first);
+        queue.arrive(member(5, 0, &["w"]));
+        let one = queue.depart(0, 2, ROOM);
+        assert_eq!(tickets(&one), [1, 2]);
+        assert_eq!(tickets(&queue.depart(0, 3, ROOM)), [4], "3 waits for 1, and 5 is of others");
+        assert_eq!(tickets(&queue.depart(0, 4, ROOM)), [5]);
+        queue.release(&one[0].keys);
+        assert_eq!(tickets(&queue.depart(0, 5, ROOM)), [3]);
     }
 
     proptest! {
@@ -231,7 +250,9 @@ mod tests {
                         ended += gone.len();
                         for member in gone { queue.release(&member.keys); }
                     },
-                    _ => if let Some(gone) = travelling.pop() {
+                    _ => if let Some(mut gone) = travelling.pop() {
+                        let party_max = gone.len().div_ceil(2);
+                        gone.iter_mut().for_each(|member| member.party_max = party_max);
                         for key in gone.iter().flat_map(|member| member.keys.iter()) {
                             last.remove(key);
                         }

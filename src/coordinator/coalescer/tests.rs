@@ -4,26 +4,29 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::Answer;
-use super::super::tests::{World, fund, open_coalescing, operation, posted, submission, transfer};
+use super::super::tests::over_ledger::{as_the_ledger, only_b};
+use super::super::tests::{
+    World, fund, off, open_coalescing, open_on, operation, posted, submission, transfer,
+};
+use super::super::{Answer, Options, Submission};
 use crate::mutation::{self, Mutation};
-use crate::participants::Participant;
+use crate::participants::batch::{Batch, Batches, Key, Worked};
+use crate::participants::ledger::Ledger;
+use crate::participants::{Ack, BoxFuture, ClaimError, Inquiry, Participant, Prepared};
 use crate::policy::coalescing::{self, CoalescingOptions};
-use crate::txn::{Outcome, ReasonCode};
+use crate::txn::{Declined, Epoch, Gid, LogId, Operation, Outcome, ReasonCode, Vote};
 
 async fn world(data: &Path) -> Arc<World> {
     Arc::new(open_coalescing(data, CoalescingOptions::default()).await)
 }
 
 /// Submits all at once, and answers in their order.
-async fn all_at_once(
-    world: &Arc<World>,
-    transfers: Vec<super::super::Submission>,
-) -> Vec<Arc<Answer>> {
+async fn all_at_once(world: &Arc<World>, transfers: Vec<Submission>) -> Vec<Arc<Answer>> {
     let mut tasks = Vec::new();
     for transfer in transfers {
         let world = world.clone();
@@ -97,19 +100,97 @@ async fn whoever_is_declined_where_nobody_expected_it_is_dropped_and_the_rest_go
     }
 }
 
+/// A ledger that refuses a batch as a whole, without a word whose fault it is, if somebody there
+/// needs this account.
+struct Refusing {
+    ledger: Ledger,
+    account: &'static str,
+    batches: Arc<AtomicUsize>,
+    alone: Arc<AtomicUsize>,
+}
+
+impl Participant for Refusing {
+    as_the_ledger!(validate, claim_epoch, commit_one_phase, commit, abort, inquire, list_prepared);
+
+    fn prepare<'a>(&'a self, gid: Gid, operations: &'a [Operation]) -> BoxFuture<'a, Vote> {
+        self.alone.fetch_add(1, Ordering::SeqCst);
+        self.ledger.prepare(gid, operations)
+    }
+    fn batches(&self) -> Option<&dyn Batches> {
+        Some(self)
+    }
+}
+
+impl Batches for Refusing {
+    fn keys(&self, operation: &Operation, keys: &mut Vec<Key>) -> bool {
+        Batches::keys(&self.ledger, operation, keys)
+    }
+    fn work(&self, batch: Batch) -> BoxFuture<'_, Worked> {
+        self.batches.fetch_add(1, Ordering::SeqCst);
+        let mut operations = batch.members.iter().flat_map(|member| member.operations.iter());
+        if operations.any(|operation| operation.params["account"] == self.account) {
+            let (code, detail) = ("refused".to_owned(), "not in this company".to_owned());
+            let why = Declined::Technical { code, detail };
+            return Box::pin(std::future::ready(Worked::Failed { why, culprit: None }));
+        }
+        self.ledger.work(batch)
+    }
+    fn prepare_held(&self, gid: Gid) -> BoxFuture<'_, Vote> {
+        self.ledger.prepare_held(gid)
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_refused_as_a_whole_is_split_until_only_few_go_alone() {
+    const MEMBERS: usize = 64;
+    let data = tempfile::tempdir().unwrap();
+    let (batches, alone) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let counts = (batches.clone(), alone.clone());
+    let wrap = only_b(move |ledger| Refusing {
+        ledger,
+        account: "b40",
+        batches: counts.0.clone(),
+        alone: counts.1.clone(),
+    });
+    let coalescing = CoalescingOptions { journeys_max: 1, ..Default::default() };
+    let options = Options::default();
+    let world =
+        open_on(data.path(), off(), &wrap, options, (coalescing, &|log| Arc::new(log))).await;
+    let world = Arc::new(world);
+    for n in 0..=MEMBERS {
+        fund(&world, &[("a", &format!("a{n}"), 1), ("b", &format!("b{n}"), 0)]).await;
+    }
+    // The first goes alone, everybody else together.
+    let transfers = (0..=MEMBERS).map(|n| {
+        let debit = operation("a", "debit", &format!("a{n}"), 1);
+        submission(&format!("t{n}"), vec![debit, operation("b", "credit", &format!("b{n}"), 1)])
+    });
+    let answers = all_at_once(&world, transfers.collect()).await;
+    assert_eq!(outcomes(&answers), BTreeMap::from([(Outcome::Committed, MEMBERS + 1)]));
+    assert!((0..=MEMBERS).all(|n| posted(&world, "b", &format!("b{n}")) == 1));
+    // Twice as a whole, then parts of 16, of 4, and of one.
+    let (batches, alone) = (batches.load(Ordering::SeqCst), alone.load(Ordering::SeqCst));
+    assert_eq!((batches, alone), (2 + 4 + 4, 1 + 4));
+    world.coordinator.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(world.coordinator.status().unfinished, 0);
+}
+
+/// From one account of `a` to one of `b`, where the fourth is nobody's.
+pub(super) type Step = (usize, usize, i64);
+
 /// Random transfers over few accounts, arriving in one order; those to nobody are declined where
 /// they are credited, wherever they stand in the order. Who declines in two places at once because
 /// of others goes alone, in an order of its own: that does not occur here.
-fn steps() -> impl Strategy<Value = Vec<(usize, usize, i64)>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec((0_usize..3, 0_usize..4, 1_i64..40), 1..40)
 }
 
-const OPENING: i64 = 60;
+pub(super) const OPENING: i64 = 60;
 
 /// What one transaction after the other would come to.
-fn serially(steps: &[(usize, usize, i64)]) -> (Vec<Outcome>, [i64; 3], [i64; 3]) {
+fn serially(steps: &[Step]) -> (Vec<Outcome>, [i64; 3], [i64; 3]) {
     let (mut left, mut right) = ([OPENING; 3], [0; 3]);
-    let outcome = |(from, to, amount): &(usize, usize, i64)| {
+    let outcome = |(from, to, amount): &Step| {
         if *to == 3 || left[*from] < *amount {
             return Outcome::Aborted;
         }
@@ -120,9 +201,16 @@ fn serially(steps: &[(usize, usize, i64)]) -> (Vec<Outcome>, [i64; 3], [i64; 3])
     (steps.iter().map(outcome).collect(), left, right)
 }
 
+/// The transaction of a step.
+pub(super) fn asked(n: usize, (from, to, amount): Step) -> Submission {
+    let to = if to == 3 { format!("nobody{n}") } else { format!("b{to}") };
+    let debit = operation("a", "debit", &format!("a{from}"), amount);
+    submission(&format!("t{n}"), vec![debit, operation("b", "credit", &to, amount)])
+}
+
 /// What they come to together.
 async fn together(
-    steps: &[(usize, usize, i64)],
+    steps: &[Step],
     strategy: coalescing::Strategy,
 ) -> (Vec<Outcome>, [i64; 3], [i64; 3]) {
     let data = tempfile::tempdir().unwrap();
@@ -137,11 +225,7 @@ async fn together(
         "first",
         vec![operation("a", "debit", "a0", 1_000), operation("b", "credit", "b0", 1)],
     );
-    let transfers = steps.iter().enumerate().map(|(n, (from, to, amount))| {
-        let to = if *to == 3 { format!("nobody{n}") } else { format!("b{to}") };
-        let debit = operation("a", "debit", &format!("a{from}"), *amount);
-        submission(&format!("t{n}"), vec![debit, operation("b", "credit", &to, *amount)])
-    });
+    let transfers = steps.iter().enumerate().map(|(n, step)| asked(n, *step));
     let answers = all_at_once(&world, std::iter::once(first).chain(transfers).collect()).await;
     world.coordinator.shutdown(Duration::from_secs(5)).await;
     for ledger in world.ledgers.values() {
@@ -154,12 +238,12 @@ async fn together(
     (outcomes, balances("a"), balances("b"))
 }
 
-fn strategies() -> impl Strategy<Value = coalescing::Strategy> {
+pub(super) fn strategies() -> impl Strategy<Value = coalescing::Strategy> {
     use coalescing::Strategy as S;
     prop_oneof![Just(S::Auto), Just(S::OneTrip), Just(S::WorkFirst)]
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 

@@ -4,7 +4,7 @@
 mod faults;
 mod forgetting;
 mod operator;
-mod over_ledger;
+pub(in crate::coordinator) mod over_ledger;
 mod overtaken;
 
 use std::path::Path;
@@ -65,7 +65,7 @@ pub(in crate::coordinator) async fn open_coalescing(
     open_on(data, off(), &wrap, Options::default(), (coalescing, &|log| Arc::new(log))).await
 }
 
-async fn open_on(
+pub(in crate::coordinator) async fn open_on(
     data: &Path,
     policy: policy::Options,
     wrap: &Wrap,

@@ -56,10 +56,10 @@ macro_rules! as_the_ledger {
         }
     };
 }
-pub(super) use as_the_ledger;
+pub(in crate::coordinator) use as_the_ledger;
 
 /// Participant `a` is a ledger as it is, `b` one of these over its own.
-pub(super) fn only_b<P: Participant + 'static>(
+pub(in crate::coordinator) fn only_b<P: Participant + 'static>(
     over: impl Fn(Ledger) -> P,
 ) -> impl Fn(&ParticipantName, Ledger) -> Arc<dyn Participant> {
     move |participant, ledger| match participant.as_str() {

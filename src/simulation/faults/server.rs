@@ -345,8 +345,10 @@ impl Server {
         // Of an epoch that is over, say, or of a branch that was aborted.
         match self.refuses(state, gid, &all) {
             Some(Vote::No(why)) => {
+                // Every other time it cannot say whose it was.
+                let says = one_by_one && gid.physical.0.is_multiple_of(2);
                 let culprit = members.first().map(|(place, _)| *place);
-                return failed(why, culprit.filter(|_| one_by_one));
+                return failed(why, culprit.filter(|_| says));
             }
             Some(_) => return (Worked::Unknown(format!("{gid} has ended")), None),
             None => {}
