@@ -4,7 +4,8 @@
 //! less, but one member that declines spoils it, and the rest is done again. *Work first*: the
 //! participant where members decline most works alone, the others hear only of those who are left,
 //! and then all prepare; a member that declines there costs nothing. So one trip pays where the
-//! batch is likely to hold, and that is what the predicted votes say; see [`Coalescing::shape`].
+//! batch is likely to hold, which is what the predicted votes say, and where what it saves then is
+//! more than what is lost otherwise, which is measured; see [`Coalescing::shape`].
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -105,9 +106,16 @@ pub enum Shape {
     WorkFirst(usize),
 }
 
-/// A batch may be spoilt once in so many times before one trip costs more than it saves: a spoilt
-/// batch is done twice and taken back once, a round trip more is about an eighth of that.
+/// A batch may be spoilt once in so many times before one trip costs more than it saves, as long as
+/// the costs were not measured: a spoilt batch is done twice and taken back once, a round trip more
+/// is about an eighth of that.
 const SPOILT_SHARE_MAX: f64 = 0.1;
+/// Batches of which each outcome of a shape must have been seen before its costs count, and after
+/// which a mean cost has taken in most of what is new.
+const COSTS_MIN: u32 = 8;
+const COSTS_REMEMBERED: u32 = 64;
+/// Sizes of batches whose costs are told apart, by powers of two.
+const SIZES: usize = 13;
 /// A batch has this long to vote, beside its wait for locks, whatever is predicted of its members.
 const VOTE_MIN: Duration = Duration::from_secs(1);
 /// Members after which an observed rate has taken in most of what is new.
@@ -122,12 +130,68 @@ pub struct Coalescing {
     /// Predicted and observed shares of members that decline anywhere.
     predicted: f64,
     observed: f64,
+    /// By size.
+    costs: [Costs; SIZES],
+}
+
+/// How an attempt ended, for its cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// In one trip, and everybody voted yes.
+    OneTripHeld,
+    /// In one trip, and somebody declined: all was taken back.
+    OneTripSpoilt,
+    /// Worked first, and committed.
+    WorkedFirst,
+}
+
+/// How long attempts with batches of one size took, from their start until every participant had
+/// committed or taken back.
+#[derive(Debug, Clone, Copy, Default)]
+struct Costs {
+    held: Mean,
+    spoilt: Mean,
+    first: Mean,
+}
+
+impl Costs {
+    /// Up to which share of spoilt batches one trip takes no longer than working first: with `p` of
+    /// them spoilt and done again, `(1 - p)·held + p·(spoilt + first)` is at most `first`.
+    fn spoilt_share_max(&self) -> f64 {
+        let seen = |mean: &Mean| (mean.count >= COSTS_MIN).then_some(mean.seconds);
+        let (Some(held), Some(first)) = (seen(&self.held), seen(&self.first)) else {
+            return SPOILT_SHARE_MAX;
+        };
+        // What a spoilt batch loses is at least one that held, until it was seen.
+        let spoilt = seen(&self.spoilt).unwrap_or(held);
+        ((first - held) / (spoilt + first - held)).clamp(0.0, 1.0)
+    }
+}
+
+/// A mean that forgets.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mean {
+    seconds: f64,
+    count: u32,
+}
+
+impl Mean {
+    fn take_in(&mut self, seconds: f64) {
+        self.count = (self.count + 1).min(COSTS_REMEMBERED);
+        self.seconds += (seconds - self.seconds) / f64::from(self.count);
+    }
 }
 
 impl Coalescing {
     /// A rule that has seen nothing.
     pub fn new(options: CoalescingOptions) -> Self {
-        Self { options, declined: HashMap::new(), predicted: 0.0, observed: 0.0 }
+        Self {
+            options,
+            declined: HashMap::new(),
+            predicted: 0.0,
+            observed: 0.0,
+            costs: [Costs::default(); SIZES],
+        }
     }
 
     /// Whether transactions travel together at all.
@@ -167,11 +231,7 @@ impl Coalescing {
     }
 
     /// How a batch travels whose members have these predicted probabilities of yes votes only.
-    pub fn shape(
-        &self,
-        successes: impl Iterator<Item = f64>,
-        participants: &[ParticipantName],
-    ) -> Shape {
+    pub fn shape(&self, successes: &[f64], participants: &[ParticipantName]) -> Shape {
         let share = |name| self.declined.get(name).copied().unwrap_or_default();
         let most = (0..participants.len()).reduce(|best, at| {
             if share(&participants[at]) > share(&participants[best]) { at } else { best }
@@ -181,7 +241,8 @@ impl Coalescing {
             Strategy::OneTrip => Shape::OneTrip,
             Strategy::WorkFirst => first,
             Strategy::Auto | Strategy::Alone => {
-                if self.spoilt(successes) <= SPOILT_SHARE_MAX {
+                let costs = &self.costs[size(successes.len())];
+                if self.spoilt(successes) <= costs.spoilt_share_max() {
                     Shape::OneTrip
                 } else {
                     first
@@ -191,11 +252,11 @@ impl Coalescing {
     }
 
     /// The probability that somebody declines, votes taken as independent.
-    fn spoilt(&self, successes: impl Iterator<Item = f64>) -> f64 {
+    fn spoilt(&self, successes: &[f64]) -> f64 {
         // A model that is off by a factor is put right by what was seen.
         let factor = if self.predicted > 0.0 { self.observed / self.predicted } else { 1.0 };
         let holds: f64 =
-            successes.map(|yes| 1.0 - ((1.0 - yes) * factor).clamp(0.0, 1.0)).product();
+            successes.iter().map(|yes| 1.0 - ((1.0 - yes) * factor).clamp(0.0, 1.0)).product();
         1.0 - holds
     }
 
@@ -206,16 +267,27 @@ impl Coalescing {
     }
 
     /// Learns from a batch: what was predicted of its members, and how many declined.
-    pub fn observe_batch(&mut self, successes: impl Iterator<Item = f64>, declined: usize) {
-        let (mut members, mut predicted) = (0, 0.0);
-        for success in successes {
-            members += 1;
-            predicted += 1.0 - success;
-        }
-        let weight = weight(members);
-        self.predicted += weight * (predicted / f64::from(members.max(1)) - self.predicted);
-        blend(&mut self.observed, declined, members as usize);
+    pub fn observe_batch(&mut self, successes: &[f64], declined: usize) {
+        let members = u32::try_from(successes.len().max(1)).unwrap_or(u32::MAX);
+        let predicted: f64 = successes.iter().map(|success| 1.0 - success).sum();
+        self.predicted += weight(members) * (predicted / f64::from(members) - self.predicted);
+        blend(&mut self.observed, declined, successes.len());
     }
+
+    /// Learns how long an attempt with so many members took.
+    pub fn observe_cost(&mut self, attempt: Attempt, members: usize, took: Duration) {
+        let costs = &mut self.costs[size(members)];
+        let mean = match attempt {
+            Attempt::OneTripHeld => &mut costs.held,
+            Attempt::OneTripSpoilt => &mut costs.spoilt,
+            Attempt::WorkedFirst => &mut costs.first,
+        };
+        mean.take_in(took.as_secs_f64());
+    }
+}
+
+fn size(members: usize) -> usize {
+    (members.max(1).ilog2() as usize).min(SIZES - 1)
 }
 
 fn weight(members: u32) -> f64 {
@@ -259,15 +331,38 @@ mod tests {
     fn a_batch_that_is_likely_to_hold_goes_in_one_trip_and_others_work_first() {
         let names: Vec<ParticipantName> = ["a", "b"].map(|n| n.parse().unwrap()).into();
         let mut rule = rule(Strategy::Auto);
-        let shape =
-            |rule: &Coalescing, n, success| rule.shape(std::iter::repeat_n(success, n), &names);
+        let shape = |rule: &Coalescing, n, success| rule.shape(&vec![success; n], &names);
         assert_eq!(shape(&rule, 2, 0.99), Shape::OneTrip);
         assert_eq!(shape(&rule, 128, 0.99), Shape::WorkFirst(0));
         for _ in 0..100 {
             rule.observe(&names[1], 100, 2);
-            rule.observe_batch(std::iter::repeat_n(0.9999, 100), 2);
+            rule.observe_batch(&[0.9999; 100], 2);
         }
         assert_eq!(shape(&rule, 128, 0.9999), Shape::WorkFirst(1), "the model is too sure");
+    }
+
+    #[test]
+    fn costs_decide_once_they_were_measured() {
+        let names: Vec<ParticipantName> = ["a", "b"].map(|n| n.parse().unwrap()).into();
+        let mut rule = rule(Strategy::Auto);
+        let seen = |rule: &mut Coalescing, attempt, millis| {
+            for _ in 0..COSTS_MIN {
+                rule.observe_cost(attempt, 20, Duration::from_millis(millis));
+            }
+        };
+        let shape = |rule: &Coalescing, n| rule.shape(&vec![0.99; n], &names);
+        // One in 100 declines, so 18 % of these batches are spoilt.
+        assert_eq!(shape(&rule, 20), Shape::WorkFirst(0));
+        seen(&mut rule, Attempt::OneTripHeld, 5);
+        assert_eq!(shape(&rule, 20), Shape::WorkFirst(0), "one cost says nothing");
+        seen(&mut rule, Attempt::WorkedFirst, 8);
+        seen(&mut rule, Attempt::OneTripSpoilt, 4);
+        assert_eq!(shape(&rule, 20), Shape::OneTrip, "3 ms are saved or 4 lost");
+        seen(&mut rule, Attempt::OneTripSpoilt, 60);
+        assert_eq!(shape(&rule, 20), Shape::WorkFirst(0), "some 30 ms are lost");
+        assert_eq!(shape(&rule, 5), Shape::OneTrip, "5 % of others, whose costs nobody knows");
+        seen(&mut rule, Attempt::OneTripHeld, 500);
+        assert_eq!(rule.shape(&[1.0; 20], &names), Shape::OneTrip, "nothing is ever spoilt");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One `PostgreSQL`, `left`, and one `MariaDB`, `right`, with accounts to transfer between.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -181,18 +182,19 @@ allow_unsafe = [\"fsync\"]
     let free = "balance = balance + $amount WHERE id = $account";
     let many = if kind == "mysql" { batch_banks::of_mysql() } else { batch_banks::of_postgres() };
     for (operation, change) in [("debit", guarded), ("credit", free)] {
-        text += &format!(
+        writeln!(
+            text,
             "[participants.{name}.operations.{operation}]
 sql = \"UPDATE accounts SET {change}\"
-expect_rows = 1
-"
-        );
+expect_rows = 1"
+        )
+        .unwrap();
         if travel == Travel::Together {
             let many = &many[&operation.parse().unwrap()];
-            text += &format!("locks = {:?}\n", many.locks.as_ref().unwrap());
-            text += &format!("batch_sql = {:?}\n", many.batch_sql.as_ref().unwrap());
+            let (locks, sql) = (many.locks.as_ref().unwrap(), many.batch_sql.as_ref().unwrap());
+            writeln!(text, "locks = {locks:?}\nbatch_sql = {sql:?}").unwrap();
             if let Some(check) = &many.batch_check {
-                text += &format!("batch_check = {check:?}\n");
+                writeln!(text, "batch_check = {check:?}").unwrap();
             }
         }
     }

@@ -52,7 +52,7 @@ mod tests {
     fn gaps(spacing: Spacing) -> Vec<f64> {
         let all: Vec<_> = Arrivals::new(250.0, spacing).take(40_001).collect();
         assert!(all.is_sorted());
-        all.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect()
+        all.windows(2).map(|pair| pair[1].as_secs_f64() - pair[0].as_secs_f64()).collect()
     }
 
     #[test]

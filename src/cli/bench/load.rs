@@ -295,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_ends_the_run_and_is_told() {
         let fails = |_, _| async { anyhow::bail!("no such account") };
-        let error = run(open(1, 8), Duration::from_secs(60), fails).await.unwrap_err();
+        let error = run(open(1, 8), Duration::from_mins(1), fails).await.unwrap_err();
         assert_eq!(error.to_string(), "no such account");
     }
 }

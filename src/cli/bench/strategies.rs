@@ -118,9 +118,8 @@ async fn measure(args: &Args, data: &Path) -> anyhow::Result<Vec<Figures>> {
                     let folder = data.join(format!("{share}-{in_flight}-{round}-{name}"));
                     let targets = args.participants.open(args.participant_count, &folder).await?;
                     let (workload, rule) = (Arc::new(args.workload()), args.coalescing());
-                    let load = Load::Closed { clients: *in_flight };
-                    let seen =
-                        ours(&args.setup, &folder.join("log"), &targets, &workload, load, rule);
+                    let (log, load) = (folder.join("log"), Load::Closed { clients: *in_flight });
+                    let seen = ours(&args.setup, &log, &targets, &workload, load, rule);
                     runs.push(seen.await?.run);
                     std::fs::remove_dir_all(&folder)?;
                 }

@@ -203,7 +203,7 @@ fn two_lives(case: &Case, coverage: &mut Coverage) -> Told {
     let all: Vec<_> = case.steps.iter().copied().enumerate().collect();
     let script = |life: usize, dies_at| {
         let (lost, refused) = (case.lost[life].clone(), case.refused[life].clone());
-        Arc::new(Script { lost, refused, dies_at, ..Script::default() })
+        Arc::new(Script { lost, dies_at, refused, ..Script::default() })
     };
     let first = script(0, case.death);
     // A runtime ends all that runs on it, as a process does.

@@ -12,6 +12,7 @@
 //! - Where a participant failed, or an answer was lost, it is tried once more, then all end so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -25,7 +26,7 @@ use super::queue::{Ticket, Waiting};
 use crate::mutation::{Mutation, on};
 use crate::participants::Participant;
 use crate::participants::batch::{KeyMap, KeySet, Member, Style, Then, Worked};
-use crate::policy::coalescing::Shape;
+use crate::policy::coalescing::{Attempt, Shape};
 use crate::protocol::Backoff;
 use crate::protocol::two_phase::AbortCause;
 use crate::txn::{Ack, BranchIndex, Declined, Gid, ParticipantName};
@@ -53,6 +54,8 @@ struct Party {
     /// Which participant works first in the next attempt, whatever the rule says.
     first: Option<usize>,
     failures: u32,
+    /// What its members voted was learnt from.
+    voted: bool,
     /// The last attempt failed statement by statement, and nobody was found out.
     unexplained: bool,
 }
@@ -84,6 +87,7 @@ impl Inner {
             style: if whole { Style::Together } else { Style::OneByOne },
             first: None,
             failures: 0,
+            voted: false,
             unexplained: false,
         };
         let back = party.travel().await;
@@ -128,11 +132,12 @@ impl Party {
         }
         let branches = self.branches(&submitted[0]);
         let ids = submitted.iter().map(|member| member.id().clone()).collect();
-        let trace = self.inner.begin_trace(ids, branches.clone(), Instant::now());
+        let began = Instant::now();
+        let trace = self.inner.begin_trace(ids, branches.clone(), began);
+        let odds: Vec<f64> = submitted.iter().map(Submitted::success).collect();
         let (lock_wait_max, timeout, shape) = {
             let state = self.inner.coalescer.state();
-            let odds = submitted.iter().map(Submitted::success);
-            let by_rule = state.rule.shape(odds, &self.names);
+            let by_rule = state.rule.shape(&odds, &self.names);
             let shape = self.first.map_or(by_rule, Shape::WorkFirst);
             let longest = submitted.iter().map(Submitted::timeout).max().unwrap_or_default();
             (state.rule.lock_wait_max(), state.rule.timeout(longest), shape)
@@ -146,7 +151,6 @@ impl Party {
             findings: Arc::default(),
             voted: branches.iter().map(|_| Arc::default()).collect(),
         };
-        let odds: Vec<f64> = submitted.iter().map(Submitted::success).collect();
         let first = match shape {
             Shape::OneTrip => First::Goes(Vec::new(), None),
             Shape::WorkFirst(at) => {
@@ -155,6 +159,7 @@ impl Party {
             }
         };
         let held = if let First::Goes(_, held) = &first { *held } else { None };
+        let mut early = None;
         let aftermath = match first {
             First::Failed(findings, cause) => {
                 trace.close();
@@ -164,9 +169,10 @@ impl Party {
             }
             First::Goes(declined, held) => {
                 let held_at = held.map_or(0, |index| usize::from(index.0));
-                self.learn(&odds, held, declined.len());
+                early = held.map(|index| (index, declined.len()));
                 let (left, gone) = split(submitted, &declined, &branches[held_at].name);
                 if left.is_empty() {
+                    self.learn_votes(&odds, early, &Findings::default());
                     self.let_go((&trace, &branches), held).await;
                     return self.conclude(gone).await;
                 }
@@ -179,6 +185,14 @@ impl Party {
                 Run { declined: gone, cargo: Some(cargo), ..run }.carry_out().await
             }
         };
+        let nobody = Findings::default();
+        let findings = aftermath.as_ref().map_or(&nobody, |aftermath| &aftermath.findings);
+        let spoilt = !findings.declined.is_empty();
+        // Failures are nobody's vote.
+        if spoilt || aftermath.is_none() {
+            self.learn_votes(&odds, early, findings);
+            self.learn_cost(shape, spoilt, odds.len(), began.elapsed());
+        }
         if let Some(aftermath) = aftermath {
             self.inner.coalescer.state().counts.retried += 1;
             self.sort_out(aftermath, held).await;
@@ -259,13 +273,33 @@ impl Party {
         self.inner.running.lock().expect("no panic while held").end(trace.physical);
     }
 
-    fn learn(&self, odds: &[f64], held: Option<BranchIndex>, declined: usize) {
-        let mut state = self.inner.coalescer.state();
-        if let Some(index) = held {
-            let name = &self.names[usize::from(index.0)];
-            state.rule.observe(name, odds.len(), declined);
+    /// Hands on how a batch voted, the first time that it did: by those who worked first, and by
+    /// all others.
+    fn learn_votes(&mut self, odds: &[f64], first: Option<(BranchIndex, usize)>, rest: &Findings) {
+        if std::mem::replace(&mut self.voted, true) {
+            return;
         }
-        state.rule.observe_batch(odds.iter().copied(), declined);
+        let mut state = self.inner.coalescer.state();
+        let mut sum = 0;
+        for (place, name) in self.names.iter().enumerate() {
+            let there = |branch: &BranchIndex| usize::from(branch.0) == place;
+            let early = first.filter(|(branch, _)| there(branch)).map_or(0, |(_, count)| count);
+            let late = rest.declined.iter().filter(|(_, branch, _)| there(branch)).count();
+            state.rule.observe(name, odds.len(), early + late);
+            sum += early + late;
+        }
+        state.rule.observe_batch(odds, sum.min(odds.len()));
+    }
+
+    fn learn_cost(&self, shape: Shape, spoilt: bool, members: usize, took: Duration) {
+        let attempt = match (shape, spoilt) {
+            (Shape::OneTrip, false) => Attempt::OneTripHeld,
+            (Shape::OneTrip, true) => Attempt::OneTripSpoilt,
+            (Shape::WorkFirst(_), false) => Attempt::WorkedFirst,
+            // It costs as much as a spoilt trip, and no shape but going alone avoids it.
+            (Shape::WorkFirst(_), true) => return,
+        };
+        self.inner.coalescer.state().rule.observe_cost(attempt, members, took);
     }
 
     /// Who has ended, who goes alone, and who is tried again.

@@ -252,7 +252,7 @@ mod tests {
                     },
                     _ => if let Some(mut gone) = travelling.pop() {
                         let party_max = gone.len().div_ceil(2);
-                        gone.iter_mut().for_each(|member| member.party_max = party_max);
+                        for member in &mut gone { member.party_max = party_max; }
                         for key in gone.iter().flat_map(|member| member.keys.iter()) {
                             last.remove(key);
                         }
