@@ -322,11 +322,17 @@ impl Party {
         let (mut ended, mut again) = (Vec::new(), Vec::new());
         for (member, ending) in declined {
             let at = held.map_or(0, |index| usize::from(index.0));
-            if shares(&member, &self.names[at]) && !over {
-                again.push(member);
-                self.first = Some(at);
-            } else {
-                ended.push((member, ending));
+            match (shares(&member, &self.names[at]), over) {
+                (false, _) => ended.push((member, ending)),
+                (true, false) => {
+                    again.push(member);
+                    self.first = Some(at);
+                }
+                // What it declined on was taken back, and it is not tried again.
+                (true, true) => {
+                    let (reason, class) = explained.clone();
+                    ended.push((member, Ending::Aborted(reason, class)));
+                }
             }
         }
         for (place, member) in members.into_iter().enumerate() {
