@@ -107,7 +107,11 @@ pub const KEYS: &[Key] = &[
     ),
     key("coalescing", "members_max", "Most transactions of a batch."),
     key("coalescing", "chain_max", "Most of them that touch the same, one after the other."),
-    key("coalescing", "journeys_max", "Most batches to one set of participants at a time."),
+    key(
+        "coalescing",
+        "journeys_max",
+        "Most batches to one set of participants on their way to a decision; as many more may be carried out.",
+    ),
     key(
         "coalescing",
         "lock_wait_ms",

@@ -291,6 +291,8 @@ impl Run {
                 let mut batches = self.branches.iter().filter_map(|b| b.participant.batches());
                 if batches.all(Batches::applies_at_once) {
                     self.arrive();
+                } else if let Some(journey) = self.journey {
+                    self.inner.decided(journey);
                 }
             }
             Action::AnswerInDoubt => {

@@ -38,7 +38,8 @@ pub struct CoalescingOptions {
     pub members_max: usize,
     /// The most members of a batch that share a key.
     pub chain_max: usize,
-    /// The most batches of one set of participants on their way at a time.
+    /// The most batches of one set of participants on their way to a decision at a time. As many
+    /// again may be carried out beside them.
     pub journeys_max: usize,
     /// The longest that a batch waits for a lock of somebody else, in milliseconds. Then the member
     /// that needs it is looked for, and waits alone.
@@ -197,6 +198,12 @@ impl Coalescing {
     /// Whether transactions travel together at all.
     pub fn is_on(&self) -> bool {
         self.options.strategy != Strategy::Alone
+    }
+
+    /// The most batches of one set of participants on their way to a decision; and the most that are
+    /// carried out beside these.
+    pub fn journeys_max(&self) -> usize {
+        self.options.journeys_max
     }
 
     /// The longest that a batch waits for somebody else's lock.

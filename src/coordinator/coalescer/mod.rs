@@ -84,6 +84,8 @@ struct Road {
     names: Arc<[ParticipantName]>,
     participants: Vec<Arc<dyn Participant>>,
     load: Load,
+    /// Journeys that are decided, and left out of `load`.
+    decided: usize,
 }
 
 impl Road {
@@ -98,6 +100,8 @@ impl Road {
 struct Underway {
     road: usize,
     members: usize,
+    /// Left out of its road's load.
+    decided: bool,
 }
 
 /// Members that set out together.
@@ -156,7 +160,7 @@ impl State {
         }
         let names = ends.iter().map(|(name, _)| name.clone()).collect();
         let participants = submitted.branches.iter().map(|b| b.participant.clone()).collect();
-        self.roads.push(Road { names, participants, load: Load::default() });
+        self.roads.push(Road { names, participants, load: Load::default(), decided: 0 });
         self.known.insert(ends, self.roads.len() - 1);
         Some(self.roads.len() - 1)
     }
@@ -182,7 +186,7 @@ impl State {
             return None;
         }
         self.last_journey = journey;
-        self.journeys.insert(journey, Underway { road, members: gone.len() });
+        self.journeys.insert(journey, Underway { road, members: gone.len(), decided: false });
         if gone.len() > 1 {
             self.counts.batches += 1;
             self.counts.members += gone.len() as u64;
@@ -199,9 +203,30 @@ impl State {
 
     /// A journey no longer counts on its road.
     fn pass(&mut self, journey: Journey) {
-        let Some(Underway { road, members }) = self.journeys.remove(&journey) else { return };
-        let load = &mut self.roads[road].load;
+        let Some(underway) = self.journeys.remove(&journey) else { return };
+        if underway.decided {
+            self.roads[underway.road].decided -= 1;
+        } else {
+            self.leave_load(&underway);
+        }
+    }
+
+    fn leave_load(&mut self, Underway { road, members, .. }: &Underway) {
+        let load = &mut self.roads[*road].load;
         (load.journeys, load.travelling) = (load.journeys - 1, load.travelling - members);
+    }
+
+    /// A journey has only to be carried out: others may set out beside it, unless as many are at
+    /// that already.
+    fn decided(&mut self, journey: Journey) {
+        let Some(mut underway) = self.journeys.remove(&journey) else { return };
+        let decided = &mut self.roads[underway.road].decided;
+        if !underway.decided && *decided < self.rule.journeys_max() {
+            *decided += 1;
+            underway.decided = true;
+            self.leave_load(&underway);
+        }
+        self.journeys.insert(journey, underway);
     }
 }
 
@@ -234,6 +259,16 @@ impl Inner {
         for departure in departures {
             tokio::spawn(self.clone().travel(departure));
         }
+    }
+
+    /// A journey was decided, and its members have heard; its keys are held on.
+    pub(super) fn decided(self: &Arc<Self>, journey: Journey) {
+        let departures = {
+            let mut state = self.coalescer.state();
+            state.decided(journey);
+            state.departures()
+        };
+        self.send_off(departures);
     }
 
     /// A journey has come to rest somewhere and blocks its road no longer.
