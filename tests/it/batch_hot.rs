@@ -37,7 +37,8 @@ const TRANSFERS: usize = 600;
 const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Takes the place after the one before: out of order it is declined.
-const NEXT: &str = "UPDATE accounts SET last = $n WHERE id = $account AND last = $n - 1";
+const NEXT: &str =
+    "UPDATE accounts SET last = $n::bigint WHERE id = $account AND last = $n::bigint - 1";
 const NEXT_OF_MANY: &str = "UPDATE accounts SET last = v.n \
     FROM unnest($member::int[], $account::text[], $n::bigint[]) AS v (member, account, n) \
     WHERE id = v.account AND last = v.n - 1 RETURNING v.member";

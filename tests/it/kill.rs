@@ -92,8 +92,9 @@ impl Batches {
         println!("{self:?}");
         let Self { set_out, members, recovered } = self;
         if travel == Travel::Together {
-            let enough = 10 * kills as u64;
-            assert!(*set_out >= enough && *members >= 2 * set_out && *recovered > 0, "{self:?}");
+            assert!(*set_out >= kills as u64 && *members >= 2 * set_out, "{self:?}");
+            // Of a few kills, by chance none may meet a batch between decision and end.
+            assert!(kills < 50 || *recovered > 0, "{self:?}");
         } else {
             assert_eq!((*set_out, *members, *recovered), (0, 0, 0));
         }

@@ -64,7 +64,7 @@ async fn keep_busy(house: &House, what: &str, asked: &mut JoinSet<Option<Value>>
         let legs = vec![("left", account, -1), ("right", 1_000, 1)];
         ask(house, Transfer { id: format!("{what}-busy-{account}"), legs }, asked);
         let waits = "SELECT count(*) FROM pg_stat_activity \
-                     WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE accounts%'";
+                     WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE accounts%'";
         let there = (account - BUSY[0] + 1).to_string();
         eventually("it waits", || house.pair.sql(Side::Left, waits) == there).await;
     }
