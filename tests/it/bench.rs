@@ -53,7 +53,7 @@ fn bare_alone_and_ours_are_measured_in_one_run_in_an_open_loop() {
 fn http_is_measured_beside_the_same_in_process() {
     let scratch = tempfile::tempdir().unwrap();
     let report = bench(scratch.path(), &["http", "--in-flight", "8", "--declines", "20"]);
-    let figures = &report["runs"][0];
+    let figures = &report["rounds"][0];
     for way in ["in_process", "single", "lines"] {
         for name in ["committed", "declined", "answer_ms_p50"] {
             assert!(number(figures, &format!("/{way}/{name}")) > 0.0, "{figures:#}");

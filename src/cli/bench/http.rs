@@ -1,11 +1,10 @@
-//! `presume bench http`: transfers between embedded ledgers through the HTTP interface of a server
-//! process of its own, beside the same transfers in this process.
+//! `presume bench http`: transfers through the HTTP interface of a server process of its own, beside
+//! the same transfers in this process.
 //!
 //! Singly, each client has a connection of its own that is kept; as lines, all share one request
 //! to `POST /v1/transactions:batch`. Clients and server share the machine.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +27,8 @@ use tokio::time::Instant;
 use super::commit::{Setup, in_scratch};
 use super::load::{self, Ended, Load, Run};
 use super::ours::ours;
-use super::targets::{Kinds, open_ledger};
+use super::report::median;
+use super::targets::{Kinds, Target, open_ledger};
 use super::workload::{Accounts, PARTICIPANTS, Transfer, Workload};
 use crate::cli::{Progress, print, print_json};
 
@@ -40,9 +40,16 @@ const START_MAX: Duration = Duration::from_mins(1);
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  presume bench http --in-flight 1,64,512 --declines 1 --seconds 5 --json")]
+#[command(after_help = "Examples:
+  presume bench http --in-flight 1,64,512 --declines 1 --seconds 5 --json
+  scripts/with-servers presume bench http --participants mixed --in-flight 512 --rounds 5")]
 pub struct Args {
+    /// Between what
+    #[arg(long, value_enum, default_value_t = Kinds::Embedded)]
+    participants: Kinds,
+    /// Runs of everything, one after the other; figures are medians over them
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
     /// Clients, each with one transfer at a time; one run each
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 512])]
     in_flight: Vec<usize>,
@@ -56,10 +63,11 @@ pub struct Args {
     setup: Setup,
 }
 
-/// One number of clients.
+/// One number of clients in one round.
 #[derive(Debug, Serialize)]
 struct Figures {
     in_flight: usize,
+    round: usize,
     in_process: Run,
     /// A request each.
     single: Run,
@@ -70,14 +78,73 @@ struct Figures {
     lines_ratio_to_in_process: f64,
 }
 
+/// Medians over the rounds of one number of clients.
+#[derive(Debug, Serialize)]
+struct Medians {
+    in_flight: usize,
+    rounds: usize,
+    in_process: Of,
+    single: Of,
+    lines: Of,
+}
+
+/// Medians of one way.
+#[derive(Debug, Serialize)]
+struct Of {
+    transfers_per_second: f64,
+    ratio_to_in_process: f64,
+    answer_ms_p50: f64,
+    answer_ms_p99: f64,
+    /// Processor time a transfer, of clients and, unless in process, of servers.
+    cpu_ms_own: Option<f64>,
+    cpu_ms_others: Option<f64>,
+    /// In all rounds.
+    failed: u64,
+}
+
 /// Everything that `--json` prints.
 #[derive(Debug, Serialize)]
 struct Report {
+    participants: Kinds,
     accounts: Accounts,
     declines_percent: f64,
     predictions: String,
     outcome_log: &'static str,
-    runs: Vec<Figures>,
+    medians: Vec<Medians>,
+    rounds: Vec<Figures>,
+}
+
+impl Of {
+    fn new(of: &[&Figures], run: impl Fn(&Figures) -> &Run) -> Self {
+        let median = |value: &dyn Fn(&Figures) -> f64| median(of.iter().map(|f| value(f)));
+        let cpu = |value: &dyn Fn(&Run) -> Option<f64>| {
+            let all: Option<Vec<f64>> = of.iter().map(|f| value(run(f))).collect();
+            all.map(|all| median(all.into_iter()))
+        };
+        let rate = |f: &Figures| run(f).transfers_per_second;
+        Self {
+            transfers_per_second: median(&rate),
+            ratio_to_in_process: median(&|f| rate(f) / f.in_process.transfers_per_second),
+            answer_ms_p50: median(&|f| run(f).answer_ms_p50),
+            answer_ms_p99: median(&|f| run(f).answer_ms_p99),
+            cpu_ms_own: cpu(&|run| run.cpu_ms_own),
+            cpu_ms_others: cpu(&|run| run.cpu_ms_others),
+            failed: of.iter().map(|f| run(f).failed).sum(),
+        }
+    }
+}
+
+impl Medians {
+    fn new(in_flight: usize, rounds: &[Figures]) -> Self {
+        let of: Vec<_> = rounds.iter().filter(|f| f.in_flight == in_flight).collect();
+        Self {
+            in_flight,
+            rounds: of.len(),
+            in_process: Of::new(&of, |f| &f.in_process),
+            single: Of::new(&of, |f| &f.single),
+            lines: Of::new(&of, |f| &f.lines),
+        }
+    }
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -110,60 +177,77 @@ fn describe(report: &Report) -> String {
         "failed",
     ]);
     let figure = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
-    for f in &report.runs {
-        for (name, run, ratio) in [
-            ("in process", &f.in_process, 1.0),
-            ("single", &f.single, f.single_ratio_to_in_process),
-            ("lines", &f.lines, f.lines_ratio_to_in_process),
-        ] {
+    for m in &report.medians {
+        let ways = [("in process", &m.in_process), ("single", &m.single), ("lines", &m.lines)];
+        for (name, of) in ways {
             table.add_row([
-                f.in_flight.to_string(),
+                m.in_flight.to_string(),
                 name.to_owned(),
-                format!("{:.0}", run.transfers_per_second),
-                format!("{ratio:.2}"),
-                format!("{:.2}", run.answer_ms_p50),
-                format!("{:.2}", run.answer_ms_p99),
-                figure(run.cpu_ms_own),
-                figure(run.cpu_ms_others),
-                run.failed.to_string(),
+                format!("{:.0}", of.transfers_per_second),
+                format!("{:.2}", of.ratio_to_in_process),
+                format!("{:.2}", of.answer_ms_p50),
+                format!("{:.2}", of.answer_ms_p99),
+                figure(of.cpu_ms_own),
+                figure(of.cpu_ms_others),
+                of.failed.to_string(),
             ]);
         }
     }
-    format!("{table}\npredictions: {}; outcome log: {}\n", report.predictions, report.outcome_log)
+    format!(
+        "{table}\nmedians of {} rounds; predictions: {}; outcome log: {}\n",
+        report.medians.first().map_or(0, |m| m.rounds),
+        report.predictions,
+        report.outcome_log
+    )
 }
 
 async fn measure(args: &Args, data: &Path) -> anyhow::Result<Report> {
     let workload = Arc::new(Workload::new(args.accounts, args.declines, 2, 0));
-    let targets = Kinds::Embedded.open(2, &data.join("in-process")).await?;
-    let served = Served::start(&args.setup, &data.join("served")).await?;
+    let targets = args.participants.open(2, &data.join("in-process")).await?;
     let length = Duration::from_secs(args.setup.seconds.max(1));
-    let (mut runs, mut predictions) = (Vec::new(), String::new());
-    for &clients in &args.in_flight {
-        let _progress = Progress::spinner(format!("{clients} in flight"), args.setup.json);
-        let load = Load::Closed { clients };
-        let log = data.join("in-process").join("log");
-        let coalescing = CoalescingOptions::default();
-        let seen = ours(&args.setup, &log, &targets, &workload, load, coalescing).await?;
-        std::fs::remove_dir_all(&log)?;
-        predictions = seen.predictions;
-        let single = single(&served.url, &workload, clients, length).await?;
-        let lines = lines(&served.url, &workload, clients, length).await?;
-        let over = |run: &Run| run.transfers_per_second / seen.run.transfers_per_second;
-        runs.push(Figures {
-            in_flight: clients,
-            single_ratio_to_in_process: over(&single),
-            lines_ratio_to_in_process: over(&lines),
-            in_process: seen.run,
-            single,
-            lines,
-        });
+    let (mut rounds, mut predictions) = (Vec::new(), String::new());
+    for round in 0..args.rounds.max(1) {
+        let mut in_process = Vec::new();
+        for &clients in &args.in_flight {
+            let said = format!("{clients} in flight, in process");
+            let _progress = Progress::spinner(said, args.setup.json);
+            let log = data.join("in-process").join("log");
+            let (load, rule) = (Load::Closed { clients }, CoalescingOptions::default());
+            let seen = ours(&args.setup, &log, &targets, &workload, load, rule).await?;
+            std::fs::remove_dir_all(&log)?;
+            predictions = seen.predictions;
+            in_process.push(seen.run);
+        }
+        // After these, whose flushes are counted once nobody else has a session.
+        let folder = data.join("served");
+        let served = Served::start(&args.setup, &targets, &folder).await?;
+        for (&clients, in_process) in args.in_flight.iter().zip(in_process) {
+            let said = format!("{clients} in flight, through HTTP");
+            let _progress = Progress::spinner(said, args.setup.json);
+            let single = single(&served.url, &workload, clients, length).await?;
+            let lines = lines(&served.url, &workload, clients, length).await?;
+            let over = |run: &Run| run.transfers_per_second / in_process.transfers_per_second;
+            rounds.push(Figures {
+                in_flight: clients,
+                round,
+                single_ratio_to_in_process: over(&single),
+                lines_ratio_to_in_process: over(&lines),
+                in_process,
+                single,
+                lines,
+            });
+        }
+        drop(served);
+        std::fs::remove_dir_all(&folder)?;
     }
     Ok(Report {
+        participants: args.participants,
         accounts: args.accounts,
         declines_percent: args.declines,
         predictions,
         outcome_log: "on",
-        runs,
+        medians: args.in_flight.iter().map(|n| Medians::new(*n, &rounds)).collect(),
+        rounds,
     })
 }
 
@@ -174,7 +258,7 @@ struct Served {
 }
 
 impl Served {
-    async fn start(setup: &Setup, data: &Path) -> anyhow::Result<Self> {
+    async fn start(setup: &Setup, targets: &[Target], data: &Path) -> anyhow::Result<Self> {
         let mut text = format!(
             "[server]\nconnections_max = 4096\nrequests_max = 4096\nbatch_in_flight_max = 4096\n\
              [policy]\nmode = {}\n[models]\ndir = {}\nname = {}\n",
@@ -183,10 +267,15 @@ impl Served {
             json!(setup.name),
         );
         std::fs::create_dir_all(data)?;
-        for name in &PARTICIPANTS[..2] {
-            open_ledger(data, name).await?.close()?;
-            writeln!(text, "[participants.{name}]\nkind = \"embedded\"")?;
+        let mut sections = toml::Table::new();
+        for (name, target) in PARTICIPANTS.into_iter().zip(targets) {
+            if matches!(target, Target::Embedded(_)) {
+                open_ledger(data, name).await?.close()?;
+            }
+            sections.insert(name.to_owned(), target.section()?.into());
         }
+        let sections = toml::Table::from_iter([("participants".to_owned(), sections.into())]);
+        text += &toml::to_string(&sections)?;
         std::fs::write(data.join("presume.toml"), text)?;
         let (port_file, said) = (data.join("port"), data.join("said"));
         let child = Command::new(std::env::current_exe()?)

@@ -1,5 +1,6 @@
 //! MariaDB in `presume bench commit`: tables, operations, and sessions of the bare protocol.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mysql_async::prelude::Queryable as _;
@@ -81,10 +82,11 @@ impl Database {
         Ok(row.map(|(_, count)| count))
     }
 
-    pub(super) async fn participant(
-        &self,
-        connections_max: usize,
-    ) -> anyhow::Result<Arc<dyn Participant>> {
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) fn operations() -> anyhow::Result<BTreeMap<OperationName, OperationSql>> {
         let operation = |name: &str, sql: &str, many: Option<(&str, &str)>| {
             let operation = OperationSql {
                 locks: Some(vec!["account/$account".to_owned()]),
@@ -94,12 +96,18 @@ impl Database {
             };
             anyhow::Ok((OperationName::new(name)?, operation))
         };
-        let operations = [
+        Ok(BTreeMap::from([
             operation("debit", DEBIT, Some((DEBIT_CHECK, DEBITS)))?,
             operation("credit", CREDIT, Some((CREDIT_CHECK, CREDITS)))?,
             operation("assert_balance", READ, None)?,
-        ];
-        let options = Options { connections_max, ..Options::new(&self.url, operations.into()) };
+        ]))
+    }
+
+    pub(super) async fn participant(
+        &self,
+        connections_max: usize,
+    ) -> anyhow::Result<Arc<dyn Participant>> {
+        let options = Options { connections_max, ..Options::new(&self.url, Self::operations()?) };
         let database = Mysql::new(options)?;
         database.init().await.map_err(|why| anyhow::anyhow!("{why}"))?;
         Ok(Arc::new(database))

@@ -1,5 +1,6 @@
 //! PostgreSQL in `presume bench commit`: tables, operations, and sessions of the bare protocol.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,10 +88,11 @@ impl Database {
         Ok(u64::try_from(row.get::<_, i64>(0)).ok())
     }
 
-    pub(super) async fn participant(
-        &self,
-        connections_max: usize,
-    ) -> anyhow::Result<Arc<dyn Participant>> {
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) fn operations() -> anyhow::Result<BTreeMap<OperationName, OperationSql>> {
         let operation = |name: &str, sql: &str, amount: &str, batch_sql: &str| {
             let sql = sql.replace("$1", amount).replace("$2", "$account");
             let operation = OperationSql {
@@ -100,12 +102,18 @@ impl Database {
             };
             anyhow::Ok((OperationName::new(name)?, operation))
         };
-        let operations = [
+        Ok(BTreeMap::from([
             operation("debit", DEBIT, "$amount", DEBITS)?,
             operation("credit", CREDIT, "$amount", CREDITS)?,
             operation("assert_balance", READ, "$at_least", READS)?,
-        ];
-        let options = Options { connections_max, ..Options::new(&self.url, operations.into()) };
+        ]))
+    }
+
+    pub(super) async fn participant(
+        &self,
+        connections_max: usize,
+    ) -> anyhow::Result<Arc<dyn Participant>> {
+        let options = Options { connections_max, ..Options::new(&self.url, Self::operations()?) };
         let database = Postgres::new(options)?;
         database.init().await.map_err(|why| anyhow::anyhow!("{why}"))?;
         Ok(Arc::new(database))

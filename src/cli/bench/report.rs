@@ -92,13 +92,16 @@ impl Report {
     }
 }
 
+/// Of at least one value.
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = values.collect();
+    all.sort_by(f64::total_cmp);
+    f64::midpoint(all[(all.len() - 1) / 2], all[all.len() / 2])
+}
+
 fn medians((in_flight, rate): (usize, Option<f64>), rounds: &[Figures]) -> Medians {
     let of: Vec<_> = rounds.iter().filter(|f| (f.in_flight, f.rate) == (in_flight, rate)).collect();
-    let median = |value: &dyn Fn(&Figures) -> f64| {
-        let mut all: Vec<f64> = of.iter().map(|figures| value(figures)).collect();
-        all.sort_by(f64::total_cmp);
-        f64::midpoint(all[(all.len() - 1) / 2], all[all.len() / 2])
-    };
+    let median = |value: &dyn Fn(&Figures) -> f64| median(of.iter().map(|figures| value(figures)));
     Medians {
         in_flight,
         rate,

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::commit;
 use super::load::{Load, Run};
 use super::ours::ours;
+use super::report::median;
 use crate::cli::{Progress, print, print_json};
 
 #[derive(Debug, clap::Args)]
@@ -133,9 +134,9 @@ async fn measure(args: &Args, data: &Path) -> anyhow::Result<Vec<Figures>> {
                     in_flight: *in_flight,
                     declines_percent: *share,
                     rounds,
-                    transfers_per_second: median(&sorted(rates)),
-                    answer_ms_p50: median(&sorted(runs.iter().map(|run| run.answer_ms_p50))),
-                    ratio_to_filter: median(&ratios),
+                    transfers_per_second: median(rates),
+                    answer_ms_p50: median(runs.iter().map(|run| run.answer_ms_p50)),
+                    ratio_to_filter: median(ratios.iter().copied()),
                     ratio_to_filter_min: ratios[0],
                     ratio_to_filter_max: ratios[ratios.len() - 1],
                     failed: runs.iter().map(|run| run.failed).sum(),
@@ -151,10 +152,6 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2])
 }
 
 fn describe(all: &[Figures]) -> String {

@@ -130,6 +130,23 @@ impl Target {
         })
     }
 
+    /// The same for a server process, which has ledgers of its own: what its configuration says.
+    pub(super) fn section(&self) -> anyhow::Result<toml::Table> {
+        let (kind, url, operations) = match self {
+            Self::Embedded(_) => return Ok(toml::Table::from_iter([kind("embedded")])),
+            Self::Postgres(database) => {
+                ("postgres", database.url(), postgres::Database::operations()?)
+            }
+            Self::Mariadb(database) => ("mysql", database.url(), mariadb::Database::operations()?),
+        };
+        Ok(toml::Table::from_iter([
+            self::kind(kind),
+            ("url".to_owned(), url.into()),
+            ("connections_max".to_owned(), toml::Value::try_from(CONNECTIONS_MAX)?),
+            ("operations".to_owned(), toml::Value::try_from(operations)?),
+        ]))
+    }
+
     async fn side(&self, participant: usize, log: LogId) -> anyhow::Result<Side> {
         Ok(match self {
             Self::Embedded(ledger) => Side::Embedded { ledger: ledger.clone(), log, participant },
@@ -145,6 +162,10 @@ impl Target {
         anyhow::ensure!(problems.is_empty(), "a ledger does not balance: {problems:?}");
         Ok(())
     }
+}
+
+fn kind(name: &str) -> (String, toml::Value) {
+    ("kind".to_owned(), name.into())
 }
 
 /// Flushes of all participants since they started; each server once. `None` where a server does
