@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
 /// Shows how far a command is; silent where nobody watches.
 pub struct Progress(ProgressBar);
@@ -18,9 +18,14 @@ impl Progress {
             ProgressBar::new(total)
         };
         let style = ProgressStyle::with_template(
-            "{msg:24} {wide_bar} {human_pos}/{human_len} {per_sec:>14} {eta:>5}",
+            "{msg:24} {wide_bar} {human_pos}/{human_len} {rate:>12} {eta:>5}",
         );
-        bar.set_style(style.expect("the template is constant and well-formed"));
+        let style = style.expect("the template is constant and well-formed");
+        let rate = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+            // Who cannot show it has no bar either.
+            let _ = write!(text, "{}/s", HumanCount(state.per_sec() as u64));
+        };
+        bar.set_style(style.with_key("rate", rate));
         bar.set_message(what);
         Self(bar)
     }
