@@ -147,7 +147,8 @@ async fn kill_everywhere(side: Side) {
     let Some(mut house) = House::together(patient).await else { return };
     let file = house.folder().join("presume.toml");
     let text = std::fs::read_to_string(&file).unwrap().replace("= 3000", "= 30000");
-    std::fs::write(&file, text).unwrap();
+    // One on its way and one to be ended: the road is full.
+    std::fs::write(&file, text + "\n[coalescing]\njourneys_max = 1\n").unwrap();
     house.start();
     for victim in [Victim::Database, Victim::Coordinator] {
         for step in [Step::Prepare, Step::Commit] {

@@ -325,12 +325,8 @@ impl Pass<'_> {
 
     /// With a decision log that starts empty.
     async fn once(&self, load: Load, coalescing: CoalescingOptions) -> anyhow::Result<Ours> {
-        let data = self.data.join("log");
-        let seen =
-            ours(&self.args.setup, &data, self.targets, self.workload, load, coalescing).await?;
-        std::fs::remove_dir_all(&data)
-            .with_context(|| format!("cannot remove {}", data.display()))?;
-        Ok(seen)
+        let setup = &self.args.setup;
+        ours(setup, self.data, self.targets, self.workload, load, coalescing).await
     }
 }
 

@@ -211,10 +211,9 @@ async fn measure(args: &Args, data: &Path) -> anyhow::Result<Report> {
         for &clients in &args.in_flight {
             let said = format!("{clients} in flight, in process");
             let _progress = Progress::spinner(said, args.setup.json);
-            let log = data.join("in-process").join("log");
             let (load, rule) = (Load::Closed { clients }, CoalescingOptions::default());
+            let log = data.join("in-process");
             let seen = ours(&args.setup, &log, &targets, &workload, load, rule).await?;
-            std::fs::remove_dir_all(&log)?;
             predictions = seen.predictions;
             in_process.push(seen.run);
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -36,7 +37,12 @@ pub(super) struct Ours {
     pub(super) flushes: Option<u64>,
 }
 
-/// Puts load on a coordinator of its own, whose decision log stands in `data`.
+/// Numbers of the folders of decision logs: what a log that was closed still does in the background
+/// must not meet another in its place.
+static NEXT_LOG: AtomicU64 = AtomicU64::new(1);
+
+/// Puts load on a coordinator of its own, whose decision log stands in a folder of its own in `data`
+/// and is removed.
 pub(super) async fn ours(
     setup: &Setup,
     data: &Path,
@@ -55,7 +61,8 @@ pub(super) async fn ours(
         let participant = target.participant(in_flight.clamp(8, CONNECTIONS_MAX)).await?;
         participants.insert(ParticipantName::new(name)?, participant);
     }
-    let bench = coordinate(setup, data, participants, workload.auc(), coalescing).await?;
+    let log = data.join(format!("log-{}", NEXT_LOG.fetch_add(1, Ordering::Relaxed)));
+    let bench = coordinate(setup, &log, participants, workload.auc(), coalescing).await?;
     let warm_up = Load::Closed { clients: in_flight.min(WARM_UP_CLIENTS_MAX) };
     let warm = bench.load(workload, warm_up, WARM_UP).await?;
     let embedded = targets.iter().all(|target| matches!(target, targets::Target::Embedded(_)));
@@ -69,6 +76,8 @@ pub(super) async fn ours(
     bench.coordinator.shutdown(Duration::from_secs(5)).await;
     let predictions = bench.predictions.clone();
     drop(bench);
+    // What cannot be removed yet is removed with the scratch folder.
+    let _ = std::fs::remove_dir_all(&log);
     run.flushes_own = Some(own as f64 / run.committed.max(1) as f64);
     let within = now.zip(warmed).map(|(now, warmed)| now - warmed);
     run.flushes_participants = match within {

@@ -119,10 +119,10 @@ async fn measure(args: &Args, data: &Path) -> anyhow::Result<Vec<Figures>> {
                     let folder = data.join(format!("{share}-{in_flight}-{round}-{name}"));
                     let targets = args.participants.open(args.participant_count, &folder).await?;
                     let (workload, rule) = (Arc::new(args.workload()), args.coalescing());
-                    let (log, load) = (folder.join("log"), Load::Closed { clients: *in_flight });
-                    let seen = ours(&args.setup, &log, &targets, &workload, load, rule);
+                    let load = Load::Closed { clients: *in_flight };
+                    let seen = ours(&args.setup, &folder, &targets, &workload, load, rule);
                     runs.push(seen.await?.run);
-                    std::fs::remove_dir_all(&folder)?;
+                    let _ = std::fs::remove_dir_all(&folder);
                 }
             }
             let filter: Vec<f64> = runs[0].iter().map(|run| run.transfers_per_second).collect();

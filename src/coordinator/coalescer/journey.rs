@@ -361,13 +361,38 @@ impl Party {
             }
         }
         self.conclude(ended).await;
-        again.sort_by_key(ticket);
+        let mut again = self.keep_order(again);
         if std::mem::take(&mut self.unexplained) {
             // They go in parts, at last alone.
             let part = again.len().div_ceil(PARTS);
             self.send_back(again.drain(..), part);
         }
         self.members = again;
+    }
+
+    /// Who shares a key with somebody that came before and goes again from the queue goes after it,
+    /// from there, too. The rest, in their order.
+    fn keep_order(&mut self, mut again: Vec<Submitted>) -> Vec<Submitted> {
+        again.sort_by_key(ticket);
+        let keys = |member: &Submitted| member.waiting.as_ref().expect("it travels").keys.clone();
+        let mut before: Vec<_> = self.back.iter().map(|m| (ticket(m), keys(m))).collect();
+        before.sort_unstable_by_key(|(ticket, _)| std::cmp::Reverse(*ticket));
+        let mut wanted = KeySet::default();
+        let (mut stay, mut follow) = (Vec::with_capacity(again.len()), Vec::new());
+        for member in again {
+            while before.last().is_some_and(|(earlier, _)| *earlier < ticket(&member)) {
+                wanted.extend(before.pop().into_iter().flat_map(|(_, keys)| keys.to_vec()));
+            }
+            let own = keys(&member);
+            if own.iter().any(|key| wanted.contains(key)) {
+                wanted.extend(own.iter().copied());
+                follow.push(member);
+            } else {
+                stay.push(member);
+            }
+        }
+        self.back.extend(follow);
+        stay
     }
 
     /// Ends members of which nothing is left anywhere.
