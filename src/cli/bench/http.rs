@@ -116,17 +116,17 @@ struct Report {
 
 impl Of {
     fn new(of: &[&Figures], run: impl Fn(&Figures) -> &Run) -> Self {
-        let median = |value: &dyn Fn(&Figures) -> f64| median(of.iter().map(|f| value(f)));
+        let of_all = |value: &dyn Fn(&Figures) -> f64| median(of.iter().map(|f| value(f)));
         let cpu = |value: &dyn Fn(&Run) -> Option<f64>| {
             let all: Option<Vec<f64>> = of.iter().map(|f| value(run(f))).collect();
             all.map(|all| median(all.into_iter()))
         };
         let rate = |f: &Figures| run(f).transfers_per_second;
         Self {
-            transfers_per_second: median(&rate),
-            ratio_to_in_process: median(&|f| rate(f) / f.in_process.transfers_per_second),
-            answer_ms_p50: median(&|f| run(f).answer_ms_p50),
-            answer_ms_p99: median(&|f| run(f).answer_ms_p99),
+            transfers_per_second: of_all(&rate),
+            ratio_to_in_process: of_all(&|f| rate(f) / f.in_process.transfers_per_second),
+            answer_ms_p50: of_all(&|f| run(f).answer_ms_p50),
+            answer_ms_p99: of_all(&|f| run(f).answer_ms_p99),
             cpu_ms_own: cpu(&|run| run.cpu_ms_own),
             cpu_ms_others: cpu(&|run| run.cpu_ms_others),
             failed: of.iter().map(|f| run(f).failed).sum(),
