@@ -1,10 +1,10 @@
 //! A database, or the coordinator, is killed at a chosen step of a batch.
 
-use std::any::Any;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
 use crate::house::{House, OPENING, across};
 use crate::load::{Transfer, submit};
@@ -13,8 +13,8 @@ use crate::proxy::{Moment, Outage};
 
 /// Members of the batch.
 const MEMBERS: usize = 8;
-/// The accounts of those who keep the road busy.
-const BUSY: [usize; 2] = [98, 99];
+/// The account of who keeps the road busy.
+const BUSY: usize = 98;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -46,28 +46,24 @@ impl Step {
     }
 }
 
-/// A session that has locked the accounts of [`BUSY`], until it is dropped.
-async fn outsider(house: &House) -> Box<dyn Any + Send> {
+/// A session that is about to empty the account [`BUSY`].
+async fn outsider(house: &House) -> Client {
     let url = house.pair.postgres.url("left");
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    let names = BUSY.map(|account| format!("'a{account}'")).join(", ");
-    let sql = format!("BEGIN; SELECT FROM accounts WHERE id IN ({names}) FOR UPDATE");
+    let sql =
+        format!("BEGIN; UPDATE accounts SET balance = balance - {OPENING} WHERE id = 'a{BUSY}'");
     client.batch_execute(&sql).await.unwrap();
-    Box::new(client)
+    client
 }
 
 /// Whoever travels now waits for the outsider and will be declined, so that all who come share the
 /// next batch.
 async fn keep_busy(house: &House, what: &str, asked: &mut JoinSet<Option<Value>>) {
-    for account in BUSY {
-        let legs = vec![("left", account, -1), ("right", 1_000, 1)];
-        ask(house, Transfer { id: format!("{what}-busy-{account}"), legs }, asked);
-        let waits = "SELECT count(*) FROM pg_stat_activity \
-                     WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE accounts%'";
-        let there = (account - BUSY[0] + 1).to_string();
-        eventually("it waits", || house.pair.sql(Side::Left, waits) == there).await;
-    }
+    ask(house, across(&format!("{what}-busy"), BUSY, 1), asked);
+    let waits = "SELECT count(*) FROM pg_stat_activity \
+                 WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE accounts%'";
+    eventually("it waits", || house.pair.sql(Side::Left, waits) == "1").await;
 }
 
 async fn all_wait(house: &House) {
@@ -98,7 +94,7 @@ async fn kill_at(house: &mut House, side: Side, step: Step, moment: Moment, vict
     }
     all_wait(house).await;
     house.proxy(side).set(step.bytes(side), moment, Outage::OneConnection);
-    drop(outsider);
+    outsider.batch_execute("COMMIT").await.unwrap();
     house.proxy(side).sprung().await;
     if moment == Moment::BeforeItIsAnswered {
         step.done(house, side).await;
@@ -131,6 +127,8 @@ async fn kill_at(house: &mut House, side: Side, step: Step, moment: Moment, vict
         assert_eq!(heard["outcome"] == "committed", committed[at] == 1, "{what}: {heard}");
     }
     house.settled(&what).await;
+    let sql = format!("UPDATE accounts SET balance = balance + {OPENING} WHERE id = 'a{BUSY}'");
+    house.pair.sql(Side::Left, &sql);
     for (side, mut due) in [Side::Left, Side::Right].into_iter().zip(balances) {
         for (account, moved) in committed.iter().enumerate() {
             due[account] += if side == Side::Left { -moved } else { *moved };
@@ -147,7 +145,7 @@ async fn kill_everywhere(side: Side) {
     let Some(mut house) = House::together(patient).await else { return };
     let file = house.folder().join("presume.toml");
     let text = std::fs::read_to_string(&file).unwrap().replace("= 3000", "= 30000");
-    // One on its way and one to be ended: the road is full.
+    // With one on its way the road is full.
     std::fs::write(&file, text + "\n[coalescing]\njourneys_max = 1\n").unwrap();
     house.start();
     for victim in [Victim::Database, Victim::Coordinator] {
