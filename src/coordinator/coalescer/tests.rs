@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tokio::sync::watch;
 
 use super::super::tests::over_ledger::{as_the_ledger, only_b};
 use super::super::tests::{
@@ -171,6 +172,76 @@ async fn a_batch_that_is_refused_as_a_whole_is_split_until_only_few_go_alone() {
     // Twice as a whole, then parts of 16, of 4, and of one.
     let (batches, alone) = (batches.load(Ordering::SeqCst), alone.load(Ordering::SeqCst));
     assert_eq!((batches, alone), (2 + 4 + 4, 1 + 4));
+    world.coordinator.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(world.coordinator.status().unfinished, 0);
+}
+
+/// A ledger that obeys no commit before it is let.
+struct Reluctant {
+    ledger: Ledger,
+    lets: watch::Receiver<bool>,
+}
+
+impl Participant for Reluctant {
+    as_the_ledger!(validate, claim_epoch, prepare, commit_one_phase, abort, inquire, list_prepared);
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+    fn commit(&self, gid: Gid) -> BoxFuture<'_, Ack> {
+        Box::pin(async move {
+            let _ = self.lets.clone().wait_for(|lets| *lets).await;
+            self.ledger.commit(gid).await
+        })
+    }
+    fn batches(&self) -> Option<&dyn Batches> {
+        Some(self)
+    }
+}
+
+impl Batches for Reluctant {
+    fn keys(&self, operation: &Operation, keys: &mut Vec<Key>) -> bool {
+        Batches::keys(&self.ledger, operation, keys)
+    }
+    fn work(&self, batch: Batch) -> BoxFuture<'_, Worked> {
+        self.ledger.work(batch)
+    }
+    fn prepare_held(&self, gid: Gid) -> BoxFuture<'_, Vote> {
+        self.ledger.prepare_held(gid)
+    }
+}
+
+#[tokio::test]
+async fn who_was_decided_makes_way_but_keeps_its_keys_and_only_so_many_do() {
+    let data = tempfile::tempdir().unwrap();
+    let (lets, waits) = watch::channel(false);
+    let wrap = only_b(move |ledger| Reluctant { ledger, lets: waits.clone() });
+    let coalescing = CoalescingOptions { journeys_max: 1, ..Default::default() };
+    let options = (coalescing, &|log| Arc::new(log) as Arc<_>);
+    let world = open_on(data.path(), off(), &wrap, Options::default(), options).await;
+    let world = Arc::new(world);
+    for n in 0..4 {
+        fund(&world, &[("a", &format!("a{n}"), 9), ("b", &format!("b{n}"), 0)]).await;
+    }
+    let ask = |id: &str, account: usize| {
+        let debit = operation("a", "debit", &format!("a{account}"), 1);
+        let credit = operation("b", "credit", &format!("b{account}"), 1);
+        let (world, asked) = (world.clone(), submission(id, vec![debit, credit]));
+        tokio::spawn(async move { world.coordinator.submit(asked).await.unwrap().outcome })
+    };
+    // One is decided, and not carried out; the next goes, once nobody else travels to a decision.
+    assert_eq!(ask("t0", 0).await.unwrap(), Outcome::Committed);
+    let same = ask("same", 0);
+    assert_eq!(ask("t1", 1).await.unwrap(), Outcome::Committed);
+    // Now as many as may be are to be carried out.
+    let third = ask("t2", 2);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!same.is_finished() && !third.is_finished());
+    assert_eq!(world.coordinator.status().travelled.waiting, 2);
+    lets.send_replace(true);
+    assert_eq!(same.await.unwrap(), Outcome::Committed);
+    assert_eq!(third.await.unwrap(), Outcome::Committed);
+    assert_eq!((posted(&world, "b", "b0"), posted(&world, "b", "b2")), (2, 1));
     world.coordinator.shutdown(Duration::from_secs(5)).await;
     assert_eq!(world.coordinator.status().unfinished, 0);
 }
