@@ -36,6 +36,8 @@ use crate::cli::{Progress, print, print_json};
 const CLIENTS_MAX: usize = 2_048;
 /// How long a server may take to start: it opens stores and loads models.
 const START_MAX: Duration = Duration::from_mins(1);
+/// Lines that are sent at once.
+const LINES_MAX: usize = 256;
 /// Longest answer to a member.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -381,9 +383,11 @@ async fn lines(
     length: Duration,
 ) -> anyhow::Result<Run> {
     let (sender, mut chunks) = mpsc::channel::<Bytes>(clients);
+    // Lines that are there travel together, as from a buffered writer.
     let frames = stream::poll_fn(move |context| {
-        let chunk = chunks.poll_recv(context);
-        chunk.map(|chunk| chunk.map(|chunk| anyhow::Ok(Frame::data(chunk))))
+        let mut lines = Vec::new();
+        let count = std::task::ready!(chunks.poll_recv_many(context, &mut lines, LINES_MAX));
+        std::task::Poll::Ready((count > 0).then(|| anyhow::Ok(Frame::data(lines.concat().into()))))
     });
     let client = reqwest::Client::builder().no_proxy().build()?;
     let request = client.post(format!("{url}:batch")).header(CONTENT_TYPE, "application/x-ndjson");
