@@ -387,7 +387,9 @@ async fn lines(
     let frames = stream::poll_fn(move |context| {
         let mut lines = Vec::new();
         let count = std::task::ready!(chunks.poll_recv_many(context, &mut lines, LINES_MAX));
-        std::task::Poll::Ready((count > 0).then(|| anyhow::Ok(Frame::data(lines.concat().into()))))
+        std::task::Poll::Ready(
+            (count > 0).then(|| anyhow::Ok(Frame::data(Bytes::from(lines.concat())))),
+        )
     });
     let client = reqwest::Client::builder().no_proxy().build()?;
     let request = client.post(format!("{url}:batch")).header(CONTENT_TYPE, "application/x-ndjson");

@@ -73,7 +73,7 @@ impl Database {
         &self.server
     }
 
-    /// Flushes of the server's journal since it started.
+    /// Flushes of the server's journal since it started; MariaDB counts them no more since 10.8.
     pub(super) async fn flushes(&self) -> anyhow::Result<Option<u64>> {
         let mut client = connect(&self.server).await?;
         let sql = "SHOW GLOBAL STATUS LIKE 'Innodb_os_log_fsyncs'";

@@ -217,8 +217,9 @@ async fn who_was_decided_makes_way_but_keeps_its_keys_and_only_so_many_do() {
     let (lets, waits) = watch::channel(false);
     let wrap = only_b(move |ledger| Reluctant { ledger, lets: waits.clone() });
     let coalescing = CoalescingOptions { journeys_max: 1, ..Default::default() };
-    let options = (coalescing, &|log| Arc::new(log) as Arc<_>);
-    let world = open_on(data.path(), off(), &wrap, Options::default(), options).await;
+    let options = Options::default();
+    let world =
+        open_on(data.path(), off(), &wrap, options, (coalescing, &|log| Arc::new(log))).await;
     let world = Arc::new(world);
     for n in 0..4 {
         fund(&world, &[("a", &format!("a{n}"), 9), ("b", &format!("b{n}"), 0)]).await;
