@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use plotters::prelude::*;
 
 use super::report::{Medians, Report};
+use super::targets::Kinds;
 
 const SIZE: (u32, u32) = (760, 460);
 const INK: RGBColor = RGBColor(60, 66, 75);
@@ -60,14 +61,21 @@ pub(super) fn draw(report: &Report) -> anyhow::Result<String> {
         .collect();
     let points = || series.iter().flat_map(|(_, points)| points.iter().copied());
     let title = format!(
-        "{} {:?} participants, {} reading; declines {} %; predictions {}",
+        "{} participants, {}, {} reading; declines {} %; predictions {}",
         report.participant_count,
-        report.participants,
+        match report.participants {
+            Kinds::Embedded => "embedded ledgers",
+            Kinds::Postgres => "PostgreSQL",
+            Kinds::Mixed => "PostgreSQL and MariaDB",
+        },
         report.read_only,
         report.declines_percent,
         if report.predictions == "off" { "off" } else { "on" },
     );
     let (across, up) = (reach(points().map(|point| point.0)), reach(points().map(|p| p.1)));
+    // The legend stands above all lines.
+    let room = 0.1 * lines.len() as f64;
+    let up = (up.0, up.1 * (up.1 / up.0).powf(room));
     paint(&title, [x, y], [across, up], &series)
         .map_err(|why| anyhow::anyhow!("{why}"))
         .context("cannot draw")
@@ -112,6 +120,8 @@ fn paint(
             .axis_desc_style((FONT, 15).into_font().color(&INK))
             .x_desc(format!("{x} (log scale)"))
             .y_desc(format!("{y} (log scale)"))
+            .x_labels(6)
+            .y_labels(6)
             .x_label_formatter(&text)
             .y_label_formatter(&text)
             .draw()?;
