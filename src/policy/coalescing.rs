@@ -115,6 +115,9 @@ const SPOILT_SHARE_MAX: f64 = 0.1;
 /// which a mean cost has taken in most of what is new.
 const COSTS_MIN: u32 = 8;
 const COSTS_REMEMBERED: u32 = 64;
+/// Attempts of that size after which the cost of a shape that was not tried again counts no more:
+/// what looked bad in a bad hour is tried again.
+const COSTS_KEPT: u32 = 512;
 /// Sizes of batches whose costs are told apart, by powers of two.
 const SIZES: usize = 13;
 /// A batch has this long to vote, beside its wait for locks, whatever is predicted of its members.
@@ -160,10 +163,12 @@ impl Costs {
     /// them spoilt and done again, `(1 - p)·held + p·(spoilt + first)` is at most `first`.
     fn spoilt_share_max(&self) -> f64 {
         let seen = |mean: &Mean| (mean.count >= COSTS_MIN).then_some(mean.seconds);
-        let (Some(held), Some(first)) = (seen(&self.held), seen(&self.first)) else {
+        let fresh = |mean: &Mean| seen(mean).filter(|_| mean.age <= COSTS_KEPT);
+        let (Some(held), Some(first)) = (fresh(&self.held), fresh(&self.first)) else {
             return SPOILT_SHARE_MAX;
         };
-        // What a spoilt batch loses is at least one that held, until it was seen.
+        // What a spoilt batch loses is at least one that held, until it was seen. It may be rare, so
+        // that what was seen stays.
         let spoilt = seen(&self.spoilt).unwrap_or(held);
         ((first - held) / (spoilt + first - held)).clamp(0.0, 1.0)
     }
@@ -174,10 +179,16 @@ impl Costs {
 struct Mean {
     seconds: f64,
     count: u32,
+    /// Attempts since the last that it took in.
+    age: u32,
 }
 
 impl Mean {
     fn take_in(&mut self, seconds: f64) {
+        if self.age > COSTS_KEPT {
+            self.count = 0;
+        }
+        self.age = 0;
         self.count = (self.count + 1).min(COSTS_REMEMBERED);
         self.seconds += (seconds - self.seconds) / f64::from(self.count);
     }
@@ -284,6 +295,9 @@ impl Coalescing {
     /// Learns how long an attempt with so many members took.
     pub fn observe_cost(&mut self, attempt: Attempt, members: usize, took: Duration) {
         let costs = &mut self.costs[size(members)];
+        for mean in [&mut costs.held, &mut costs.first] {
+            mean.age = mean.age.saturating_add(1);
+        }
         let mean = match attempt {
             Attempt::OneTripHeld => &mut costs.held,
             Attempt::OneTripSpoilt => &mut costs.spoilt,
@@ -370,6 +384,31 @@ mod tests {
         assert_eq!(shape(&rule, 5), Shape::OneTrip, "5 % of others, whose costs nobody knows");
         seen(&mut rule, Attempt::OneTripHeld, 500);
         assert_eq!(rule.shape(&[1.0; 20], &names), Shape::OneTrip, "nothing is ever spoilt");
+    }
+
+    #[test]
+    fn a_shape_that_was_slow_long_ago_is_tried_again() {
+        let names: Vec<ParticipantName> = ["a", "b"].map(|n| n.parse().unwrap()).into();
+        let mut rule = rule(Strategy::Auto);
+        for attempt in [Attempt::OneTripHeld, Attempt::WorkedFirst] {
+            for _ in 0..COSTS_MIN {
+                let slow = if attempt == Attempt::OneTripHeld { 900 } else { 8 };
+                rule.observe_cost(attempt, 20, Duration::from_millis(slow));
+            }
+        }
+        // Some 4 in 100 of these batches are spoilt.
+        let shape = |rule: &Coalescing| rule.shape(&[0.998; 20], &names);
+        for _ in 0..COSTS_KEPT - COSTS_MIN {
+            assert_eq!(shape(&rule), Shape::WorkFirst(0));
+            rule.observe_cost(Attempt::WorkedFirst, 20, Duration::from_millis(8));
+        }
+        rule.observe_cost(Attempt::WorkedFirst, 20, Duration::from_millis(8));
+        assert_eq!(shape(&rule), Shape::OneTrip, "nobody remembers");
+        for _ in 0..COSTS_MIN {
+            assert_eq!(shape(&rule), Shape::OneTrip);
+            rule.observe_cost(Attempt::OneTripHeld, 20, Duration::from_millis(9));
+        }
+        assert_eq!(shape(&rule), Shape::WorkFirst(0), "new costs, and not the old ones");
     }
 
     #[test]
