@@ -247,6 +247,74 @@ async fn who_was_decided_makes_way_but_keeps_its_keys_and_only_so_many_do() {
     assert_eq!(world.coordinator.status().unfinished, 0);
 }
 
+/// A ledger whose answers to batches are lost.
+struct Mute {
+    ledger: Ledger,
+}
+
+impl Participant for Mute {
+    as_the_ledger!(
+        validate,
+        claim_epoch,
+        prepare,
+        commit_one_phase,
+        commit,
+        abort,
+        inquire,
+        list_prepared
+    );
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+    fn batches(&self) -> Option<&dyn Batches> {
+        Some(self)
+    }
+}
+
+impl Batches for Mute {
+    fn keys(&self, operation: &Operation, keys: &mut Vec<Key>) -> bool {
+        Batches::keys(&self.ledger, operation, keys)
+    }
+    fn work(&self, batch: Batch) -> BoxFuture<'_, Worked> {
+        Box::pin(async move {
+            self.ledger.work(batch).await;
+            Worked::Unknown("the reply was lost".to_owned())
+        })
+    }
+    fn prepare_held(&self, gid: Gid) -> BoxFuture<'_, Vote> {
+        self.ledger.prepare_held(gid)
+    }
+}
+
+#[tokio::test]
+async fn who_declined_on_what_was_taken_back_for_good_has_failed() {
+    let data = tempfile::tempdir().unwrap();
+    let wrap = only_b(|ledger| Mute { ledger });
+    let strategy = coalescing::Strategy::WorkFirst;
+    let coalescing = CoalescingOptions { strategy, journeys_max: 1, ..Default::default() };
+    let options = Options::default();
+    let world =
+        open_on(data.path(), off(), &wrap, options, (coalescing, &|log| Arc::new(log))).await;
+    let world = Arc::new(world);
+    fund(&world, &[("a", "other", 9), ("a", "alice", 9), ("a", "poor", 0), ("b", "bob", 0)]).await;
+    // The first travels alone; of the others the second has too little after the first of them, and
+    // the last has nothing in any case.
+    let debits = [("other", 1), ("alice", 6), ("alice", 6), ("poor", 1)];
+    let transfers = debits.iter().enumerate().map(|(n, (account, amount))| {
+        let debit = operation("a", "debit", account, *amount);
+        submission(&format!("t{n}"), vec![debit, operation("b", "credit", "bob", *amount)])
+    });
+    let answers = all_at_once(&world, transfers.collect()).await;
+    let told: Vec<_> =
+        answers.iter().map(|answer| answer.reasons.first().map(|reason| reason.code)).collect();
+    let (failed, declined) = (ReasonCode::TechnicalFailure, ReasonCode::BusinessDecline);
+    assert_eq!(told, [None, Some(failed), Some(failed), Some(declined)], "{answers:?}");
+    assert_eq!((posted(&world, "a", "alice"), posted(&world, "b", "bob")), (9, 1));
+    world.coordinator.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(world.coordinator.status().unfinished, 0);
+}
+
 /// From one account of `a` to one of `b`, where the fourth is nobody's.
 pub(super) type Step = (usize, usize, i64);
 
