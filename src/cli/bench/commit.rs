@@ -58,13 +58,13 @@ pub struct Args {
     pub(super) in_flight: Vec<usize>,
     /// Open loop: arrivals a second, one run each
     #[arg(long, value_delimiter = ',')]
-    rate: Vec<f64>,
+    pub(super) rate: Vec<f64>,
     /// How the arrivals of an open loop are spaced
     #[arg(long, value_enum, default_value_t = Spacing::Poisson)]
     arrivals: Spacing,
     /// Draws ratios over what is in flight, or with --rate latencies over the rate
     #[arg(long, value_name = "FILE.svg")]
-    plot: Option<PathBuf>,
+    pub(super) plot: Option<PathBuf>,
     /// Runs of everything, one after the other; figures are medians over them
     #[arg(long, default_value_t = 1)]
     pub(super) rounds: usize,
@@ -193,9 +193,11 @@ pub(super) async fn in_scratch<T>(
     std::fs::create_dir_all(&scratch)
         .with_context(|| format!("cannot make {}", scratch.display()))?;
     let result = work(&scratch).await;
-    std::fs::remove_dir_all(&scratch)
-        .with_context(|| format!("cannot remove {}", scratch.display()))?;
-    result
+    let removed = std::fs::remove_dir_all(&scratch);
+    // Whatever went wrong first is told.
+    let result = result?;
+    removed.with_context(|| format!("cannot remove {}", scratch.display()))?;
+    Ok(result)
 }
 
 async fn measure(args: &Args, data: &Path) -> anyhow::Result<Report> {

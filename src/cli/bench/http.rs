@@ -34,8 +34,12 @@ use crate::cli::{Progress, print, print_json};
 
 /// Clients at most: the coordinator takes twice as many.
 const CLIENTS_MAX: usize = 2_048;
-/// How long a server may take to start: it opens stores and loads models.
+/// How long a server may take to start, which opens stores and loads models, and to stop, which ends
+/// what it has begun.
 const START_MAX: Duration = Duration::from_mins(1);
+const STOP_MAX: Duration = Duration::from_mins(1);
+/// How often it is looked whether it has.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Lines that are sent at once.
 const LINES_MAX: usize = 256;
 /// Longest answer to a member.
@@ -238,7 +242,7 @@ async fn measure(args: &Args, data: &Path) -> anyhow::Result<Report> {
                 lines,
             });
         }
-        drop(served);
+        served.stop().await?;
         std::fs::remove_dir_all(&folder)?;
     }
     Ok(Report {
@@ -252,7 +256,7 @@ async fn measure(args: &Args, data: &Path) -> anyhow::Result<Report> {
     })
 }
 
-/// A server process with ledgers of its own; killed when it is dropped.
+/// A server process, with ledgers of its own; killed when it is dropped.
 struct Served {
     child: Child,
     url: String,
@@ -303,7 +307,25 @@ impl Served {
                 let said = std::fs::read_to_string(&said).unwrap_or_default();
                 anyhow::bail!("the server does not start: {said}");
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Nothing of it stays prepared anywhere.
+    async fn stop(mut self) -> anyhow::Result<()> {
+        let pid = self.child.id().to_string();
+        let told =
+            Command::new("kill").args(["-TERM", &pid]).status().context("cannot run kill")?;
+        anyhow::ensure!(told.success(), "cannot stop the server");
+        let until = Instant::now() + STOP_MAX;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                anyhow::ensure!(status.success(), "the server ends with {status}");
+                return Ok(());
+            }
+            let waited = STOP_MAX.as_secs();
+            anyhow::ensure!(Instant::now() < until, "the server does not end within {waited} s");
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
 }

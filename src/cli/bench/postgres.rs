@@ -82,10 +82,12 @@ impl Database {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let Ok(row) = client.query_one("SELECT wal_sync FROM pg_stat_wal", &[]).await else {
-            return Ok(None); // Before version 14.
-        };
-        Ok(u64::try_from(row.get::<_, i64>(0)).ok())
+        match client.query_one("SELECT wal_sync FROM pg_stat_wal", &[]).await {
+            Ok(row) => Ok(u64::try_from(row.get::<_, i64>(0)).ok()),
+            // Before version 14.
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(super) fn url(&self) -> &str {

@@ -1,7 +1,6 @@
 //! `presume bench strategies`: what prediction is worth where transactions travel together.
 //!
-//! The same transfers by every strategy, one after the other in each
-//! round: batches of a fixed size in one trip; *blind*, as many as wait in one trip; the *filter*,
+//! The same transfers by every strategy, one after the other in each round: batches of a fixed size in one trip; *blind*, as many as wait in one trip; the *filter*,
 //! which lets one participant work first; ours with predictions of several qualities; and an
 //! *oracle*, ours with predictions that are never wrong. The filter looks at no prediction.
 
@@ -80,8 +79,19 @@ fn contestants(args: &Args) -> Vec<Contestant> {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    let given = &args.commit;
+    for (flag, is_given) in [
+        ("rate", !given.rate.is_empty()),
+        ("plot", given.plot.is_some()),
+        ("auc (but --aucs)", given.auc.is_some()),
+        ("declines (but --shares)", given.declines != 0.0),
+        ("strategy", given.strategy != Strategy::Auto),
+        ("members-max", given.members_max.is_some()),
+    ] {
+        anyhow::ensure!(!is_given, "bench strategies takes no --{flag}");
+    }
     for share in &args.shares {
-        for auc in &args.aucs {
+        for auc in args.aucs.iter().chain(&[1.0]) {
             let mut of = args.commit.clone();
             (of.declines, of.auc) = (*share, Some(*auc));
             of.check()?;
@@ -122,6 +132,7 @@ async fn measure(args: &Args, data: &Path) -> anyhow::Result<Vec<Figures>> {
                     let load = Load::Closed { clients: *in_flight };
                     let seen = ours(&args.setup, &folder, &targets, &workload, load, rule);
                     runs.push(seen.await?.run);
+                    // What cannot be removed yet is removed with the scratch folder.
                     let _ = std::fs::remove_dir_all(&folder);
                 }
             }
