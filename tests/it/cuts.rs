@@ -9,7 +9,7 @@ use crate::proxy::{Moment, Outage};
 
 /// What is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     Prepare,
     Commit,
     /// Because the other one declines.
@@ -34,7 +34,7 @@ const OUTAGES: [Outage; 2] = [Outage::OneConnection, Outage::UntilHealed];
 
 impl Step {
     /// What the message holds that is cut.
-    fn bytes(self, side: Side) -> &'static str {
+    pub fn bytes(self, side: Side) -> &'static str {
         match (self, side) {
             (Self::Prepare, Side::Left) => "PREPARE TRANSACTION",
             (Self::Prepare, Side::Right) => "XA PREPARE",

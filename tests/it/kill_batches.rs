@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
+use crate::cuts::Step;
 use crate::house::{House, OPENING, across};
 use crate::load::{Transfer, submit};
 use crate::pair::{SETTLED_MAX, Side, eventually};
@@ -17,33 +18,15 @@ const MEMBERS: usize = 8;
 const BUSY: usize = 98;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Prepare,
-    Commit,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Database,
     Coordinator,
 }
 
-impl Step {
-    /// What the message holds at which it happens.
-    fn bytes(self, side: Side) -> &'static str {
-        match (self, side) {
-            (Self::Prepare, Side::Left) => "PREPARE TRANSACTION",
-            (Self::Prepare, Side::Right) => "XA PREPARE",
-            (Self::Commit, Side::Left) => "COMMIT PREPARED",
-            (Self::Commit, Side::Right) => "XA COMMIT",
-        }
-    }
-
-    /// Waits until the server has done it.
-    async fn done(self, house: &House, side: Side) {
-        let prepared = || !house.pair.prepared(side).is_empty();
-        eventually("it is done there", || prepared() == (self == Self::Prepare)).await;
-    }
+/// Waits until the server has prepared or committed.
+async fn done(step: Step, house: &House, side: Side) {
+    let prepared = || !house.pair.prepared(side).is_empty();
+    eventually("it is done there", || prepared() == (step == Step::Prepare)).await;
 }
 
 /// A session that is about to empty the account [`BUSY`].
@@ -69,7 +52,7 @@ async fn keep_busy(house: &House, what: &str, asked: &mut JoinSet<Option<Value>>
 async fn all_wait(house: &House) {
     let started = Instant::now();
     while house.metric("presume_transactions_waiting").await < MEMBERS as u64 {
-        assert!(started.elapsed() < SETTLED_MAX, "they travel already");
+        assert!(started.elapsed() < SETTLED_MAX, "not all of them wait");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -97,7 +80,7 @@ async fn kill_at(house: &mut House, side: Side, step: Step, moment: Moment, vict
     outsider.batch_execute("COMMIT").await.unwrap();
     house.proxy(side).sprung().await;
     if moment == Moment::BeforeItIsAnswered {
-        step.done(house, side).await;
+        done(step, house, side).await;
     }
     let members = house.metric("presume_batch_members_total").await - before;
     assert_eq!(members, MEMBERS as u64, "{what}: one batch");
