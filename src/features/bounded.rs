@@ -23,6 +23,43 @@ struct Slot<V> {
     value: V,
 }
 
+/// Slots of one part: a power of two.
+const PART: usize = 1_024;
+
+/// Slots in parts that are never moved: growing copies nothing, however many there are, so that
+/// nobody waits for it.
+#[derive(Debug, Clone)]
+struct Slots<V>(Vec<Vec<Slot<V>>>);
+
+impl<V> Slots<V> {
+    fn len(&self) -> usize {
+        let last = self.0.last().map_or(0, Vec::len);
+        self.0.len().saturating_sub(1) * PART + last
+    }
+
+    #[inline]
+    fn at(&self, place: usize) -> &Slot<V> {
+        &self.0[place / PART][place % PART]
+    }
+
+    #[inline]
+    fn at_mut(&mut self, place: usize) -> &mut Slot<V> {
+        &mut self.0[place / PART][place % PART]
+    }
+
+    fn push(&mut self, slot: Slot<V>) {
+        match self.0.last_mut() {
+            Some(part) if part.len() < PART => part.push(slot),
+            _ => {
+                // What holds little stays small: the parts of a few participants, say.
+                let mut part = Vec::with_capacity(if self.0.is_empty() { 0 } else { PART });
+                part.push(slot);
+                self.0.push(part);
+            }
+        }
+    }
+}
+
 /// At most `max` entries; a new one beyond that takes the place of one not used lately.
 #[derive(Debug, Clone)]
 pub(super) struct Bounded<V> {
@@ -30,7 +67,7 @@ pub(super) struct Bounded<V> {
     /// Where in `slots` a key is; a key is a hash already. Places alone, since a small index stays
     /// in the processor's cache.
     places: HashTable<u32>,
-    slots: Vec<Slot<V>>,
+    slots: Slots<V>,
     hand: usize,
     evicted: u64,
 }
@@ -39,13 +76,13 @@ impl<V> Bounded<V> {
     /// Empty; `max` lies between 1 and `u32::MAX`, as checked by the options.
     pub(super) fn new(max: usize) -> Self {
         assert!(max >= 1 && u32::try_from(max).is_ok(), "{max} entries were checked");
-        Self { max, places: HashTable::new(), slots: Vec::new(), hand: 0, evicted: 0 }
+        Self { max, places: HashTable::new(), slots: Slots(Vec::new()), hand: 0, evicted: 0 }
     }
 
     /// Reads an entry without marking it.
     #[inline]
     pub(super) fn get(&self, key: u64) -> Option<&V> {
-        self.place_of(key).map(|place| &self.slots[place].value)
+        self.place_of(key).map(|place| &self.slots.at(place).value)
     }
 
     /// The entry to write to, made by `fresh` if there is none.
@@ -55,14 +92,14 @@ impl<V> Bounded<V> {
             Some(place) => place,
             None => self.insert(key, fresh()),
         };
-        let slot = &mut self.slots[place];
+        let slot = self.slots.at_mut(place);
         slot.used = true;
         &mut slot.value
     }
 
     #[inline]
     fn place_of(&self, key: u64) -> Option<usize> {
-        let place = self.places.find(key, |&place| self.slots[place as usize].key == key);
+        let place = self.places.find(key, |&place| self.slots.at(place as usize).key == key);
         place.map(|&place| place as usize)
     }
 
@@ -90,14 +127,14 @@ impl<V> Bounded<V> {
         } else {
             let place = self.victim();
             let given_up =
-                self.places.find_entry(self.slots[place].key, |&at| at as usize == place);
+                self.places.find_entry(self.slots.at(place).key, |&at| at as usize == place);
             given_up.expect("every slot has its place").remove();
-            self.slots[place] = slot;
+            *self.slots.at_mut(place) = slot;
             self.evicted += 1;
             place
         };
         let slots = &self.slots;
-        self.places.insert_unique(key, place as u32, |&place| slots[place as usize].key);
+        self.places.insert_unique(key, place as u32, |&place| slots.at(place as usize).key);
         place
     }
 
@@ -106,7 +143,7 @@ impl<V> Bounded<V> {
         loop {
             let place = self.hand;
             self.hand = (self.hand + 1) % self.slots.len();
-            if !std::mem::replace(&mut self.slots[place].used, false) {
+            if !std::mem::replace(&mut self.slots.at_mut(place).used, false) {
                 return place;
             }
         }
