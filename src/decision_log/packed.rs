@@ -187,12 +187,6 @@ fn from_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     Some(raw)
 }
 
-fn to_hex(raw: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = raw.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
-}
-
 /// A sheaf that is read.
 #[derive(Debug)]
 pub(super) struct Sheaf<'a> {
@@ -372,7 +366,7 @@ impl<'a> Unpacker<'a> {
 
     pub fn id(&mut self) -> Result<String> {
         match usize::from(self.byte()?) {
-            0 => Ok(to_hex(self.take(16)?)),
+            0 => Ok(hex::encode(self.take(16)?)),
             length => {
                 let text = std::str::from_utf8(self.take(length)?);
                 Ok(text.map_err(|_| Damaged("UTF-8"))?.to_owned())
@@ -382,7 +376,7 @@ impl<'a> Unpacker<'a> {
 
     pub fn hash(&mut self) -> Result<String> {
         match self.length()? {
-            0 => Ok(to_hex(self.take(32)?)),
+            0 => Ok(hex::encode(self.take(32)?)),
             length => {
                 let text = std::str::from_utf8(self.take(length - 1)?);
                 Ok(text.map_err(|_| Damaged("UTF-8"))?.to_owned())

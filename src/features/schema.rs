@@ -3,8 +3,6 @@
 //! Models bind their inputs by name and fingerprint, so a feature can be added anywhere without
 //! invalidating a model that doesn't use it. Whoever changes a formula raises `definition`.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -46,10 +44,7 @@ impl Feature {
         hash.update(self.definition.to_le_bytes());
         hash.update([self.calendar as u8]);
         calendar.digest(self.calendar, &mut hash);
-        hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a string");
-            text
-        })
+        hex::encode(&hash.finalize()[..8])
     }
 }
 

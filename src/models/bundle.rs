@@ -14,7 +14,6 @@
 //! A bundle is loaded whole or refused with its own message. Swapping is `serving`'s business.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -338,10 +337,10 @@ impl Bundle {
         if model.inputs.iter().copied().eq(0..width) {
             return model.predictor.predict(rows, out);
         }
-        let bound: Vec<f32> = rows
-            .chunks_exact(width)
-            .flat_map(|row| model.inputs.iter().map(|input| row[*input]))
-            .collect();
+        let mut bound = Vec::with_capacity(out.len() * model.inputs.len());
+        for row in rows.chunks_exact(width) {
+            bound.extend(model.inputs.iter().map(|input| row[*input]));
+        }
         model.predictor.predict(&bound, out)
     }
 
@@ -483,8 +482,5 @@ fn check_golden(target: Target, model: &dyn Predictor, golden: &Golden) -> Resul
 
 /// SHA-256 as lower-case hex.
 pub fn hex_sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("writing to a string");
-        hex
-    })
+    hex::encode(Sha256::digest(content))
 }

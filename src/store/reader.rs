@@ -1,6 +1,5 @@
 //! Reads, from any thread: they see what is durable, never what is only queued.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use fjall::{Database, Readable};
@@ -116,8 +115,5 @@ fn key_text(key: &[u8]) -> String {
     if let Ok(sequence) = <[u8; 8]>::try_from(key) {
         return u64::from_be_bytes(sequence).to_string();
     }
-    key.iter().fold(String::from("0x"), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("0x{}", hex::encode(key))
 }

@@ -179,7 +179,6 @@ impl Names {
     }
 
     fn derive(&mut self, line: u64, text: &[u8]) -> anyhow::Result<String> {
-        use std::fmt::Write as _;
         ensure!(
             self.seen.len() < UNNAMED_COUNT_MAX,
             "line {line} has no id, as {UNNAMED_COUNT_MAX} before it, the limit: give them ids"
@@ -191,11 +190,7 @@ impl Names {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        let bytes = hash.finalize();
-        Ok(bytes[..16].iter().fold(String::from("line-"), |mut id, byte| {
-            write!(id, "{byte:02x}").expect("a String takes every write");
-            id
-        }))
+        Ok(format!("line-{}", hex::encode(&hash.finalize()[..16])))
     }
 }
 

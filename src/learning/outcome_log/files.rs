@@ -46,11 +46,7 @@ pub(super) fn describe(path: String, rows: usize, bytes: &[u8]) -> SealedFile {
 
 /// Lower-case hexadecimal.
 pub(super) fn sha256(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn sync_folder(path: &Path) -> std::io::Result<()> {

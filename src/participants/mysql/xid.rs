@@ -80,8 +80,7 @@ fn quoted(part: &[u8]) -> String {
     if part.iter().all(plain) {
         return format!("'{}'", String::from_utf8_lossy(part));
     }
-    let digits: Vec<String> = part.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("X'{}'", digits.concat())
+    format!("X'{}'", hex::encode(part))
 }
 
 #[cfg(test)]
