@@ -73,6 +73,7 @@ pub(super) struct Run {
 pub(super) struct Cargo {
     pub(super) loads: Vec<Arc<[Member]>>,
     pub(super) style: Style,
+    pub(super) keys_shared: bool,
     pub(super) lock_wait_max: Duration,
     /// How long each branch may take to vote.
     pub(super) timeout: Duration,
@@ -619,6 +620,7 @@ impl Cargo {
             gid,
             members: self.loads[usize::from(gid.branch.0)].clone(),
             style: self.style,
+            keys_shared: self.keys_shared,
             lock_wait_max: self.lock_wait_max,
             then,
         }

@@ -36,8 +36,10 @@ impl Inner {
     ) -> Result<(Arc<[Branch]>, Places), SubmitError> {
         let (mut branches, mut places) = (Vec::<Bound<'_>>::new(), Vec::new());
         for operation in std::mem::take(&mut transaction.operations) {
-            let name = &operation.participant;
-            let Some(member) = self.participants.get(name) else {
+            // The configured one, of which all transactions have copies.
+            let Some((name, member)) = self.participants.get_key_value(&operation.participant)
+            else {
+                let name = &operation.participant;
                 let known: Vec<_> = self.participants.keys().map(ToString::to_string).collect();
                 return Err(SubmitError::UnknownParticipant {
                     name: name.to_string(),

@@ -66,9 +66,9 @@ impl Submitted {
         timeouts.max().unwrap_or_default()
     }
 
-    /// The predicted probability that everybody votes yes; one where nothing is predicted.
-    pub(super) fn success(&self) -> f64 {
-        self.draft.prediction.as_ref().map_or(1.0, |prediction| prediction.success.get())
+    /// The predicted probability that everybody votes yes.
+    pub(super) fn success(&self) -> Option<f64> {
+        self.draft.prediction.as_ref().map(|prediction| prediction.success.get())
     }
 
     /// Its answer and its row, as of now. All had voted at `voted`; what an operator states of it

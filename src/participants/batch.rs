@@ -107,6 +107,8 @@ pub struct Batch {
     pub members: Arc<[Member]>,
     /// How their statements are sent.
     pub style: Style,
+    /// Whether two of its operations may touch the same: if not, their order does not matter.
+    pub keys_shared: bool,
     /// The longest that it may wait for a lock that somebody else has.
     pub lock_wait_max: Duration,
     /// What becomes of it.

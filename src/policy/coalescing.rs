@@ -248,8 +248,9 @@ impl Coalescing {
         goes.then_some(Room { members_max: full, chain_max: self.options.chain_max })
     }
 
-    /// How a batch travels whose members have these predicted probabilities of yes votes only.
-    pub fn shape(&self, successes: &[f64], participants: &[ParticipantName]) -> Shape {
+    /// How a batch travels whose members have these predicted probabilities of yes votes only, where
+    /// there are predictions.
+    pub fn shape(&self, successes: &[Option<f64>], participants: &[ParticipantName]) -> Shape {
         let share = |name| self.declined.get(name).copied().unwrap_or_default();
         let most = (0..participants.len()).reduce(|best, at| {
             if share(&participants[at]) > share(&participants[best]) { at } else { best }
@@ -269,12 +270,16 @@ impl Coalescing {
         }
     }
 
-    /// The probability that somebody declines, votes taken as independent.
-    fn spoilt(&self, successes: &[f64]) -> f64 {
+    /// The probability that somebody declines, votes taken as independent. Of whom nothing is
+    /// predicted, as many decline as of all that were seen.
+    fn spoilt(&self, successes: &[Option<f64>]) -> f64 {
         // A model that is off by a factor is put right by what was seen.
         let factor = if self.predicted > 0.0 { self.observed / self.predicted } else { 1.0 };
-        let holds: f64 =
-            successes.iter().map(|yes| 1.0 - ((1.0 - yes) * factor).clamp(0.0, 1.0)).product();
+        let declines = |yes: &Option<f64>| match yes {
+            Some(yes) => ((1.0 - yes) * factor).clamp(0.0, 1.0),
+            None => self.observed,
+        };
+        let holds: f64 = successes.iter().map(|yes| 1.0 - declines(yes)).product();
         1.0 - holds
     }
 
@@ -285,10 +290,13 @@ impl Coalescing {
     }
 
     /// Learns from a batch: what was predicted of its members, and how many declined.
-    pub fn observe_batch(&mut self, successes: &[f64], declined: usize) {
-        let members = u32::try_from(successes.len().max(1)).unwrap_or(u32::MAX);
-        let predicted: f64 = successes.iter().map(|success| 1.0 - success).sum();
-        self.predicted += weight(members) * (predicted / f64::from(members) - self.predicted);
+    pub fn observe_batch(&mut self, successes: &[Option<f64>], declined: usize) {
+        let known = successes.iter().flatten().count();
+        if known > 0 {
+            let predicted: f64 = successes.iter().flatten().map(|success| 1.0 - success).sum();
+            let known = u32::try_from(known).unwrap_or(u32::MAX);
+            self.predicted += weight(known) * (predicted / f64::from(known) - self.predicted);
+        }
         blend(&mut self.observed, declined, successes.len());
     }
 
@@ -352,14 +360,28 @@ mod tests {
     fn a_batch_that_is_likely_to_hold_goes_in_one_trip_and_others_work_first() {
         let names: Vec<ParticipantName> = ["a", "b"].map(|n| n.parse().unwrap()).into();
         let mut rule = rule(Strategy::Auto);
-        let shape = |rule: &Coalescing, n, success| rule.shape(&vec![success; n], &names);
+        let shape = |rule: &Coalescing, n, success| rule.shape(&vec![Some(success); n], &names);
         assert_eq!(shape(&rule, 2, 0.99), Shape::OneTrip);
         assert_eq!(shape(&rule, 128, 0.99), Shape::WorkFirst(0));
         for _ in 0..100 {
             rule.observe(&names[1], 100, 2);
-            rule.observe_batch(&[0.9999; 100], 2);
+            rule.observe_batch(&[Some(0.9999); 100], 2);
         }
         assert_eq!(shape(&rule, 128, 0.9999), Shape::WorkFirst(1), "the model is too sure");
+    }
+
+    #[test]
+    fn without_predictions_those_who_declined_before_tell() {
+        let names: Vec<ParticipantName> = ["a", "b"].map(|n| n.parse().unwrap()).into();
+        let mut rule = rule(Strategy::Auto);
+        assert_eq!(rule.shape(&[None; 128], &names), Shape::OneTrip, "nobody ever declined");
+        for _ in 0..100 {
+            rule.observe(&names[1], 100, 1);
+            rule.observe_batch(&[None; 100], 1);
+        }
+        assert_eq!(rule.shape(&[None; 128], &names), Shape::WorkFirst(1));
+        assert_eq!(rule.shape(&[None; 4], &names), Shape::OneTrip);
+        assert_eq!(rule.shape(&[Some(1.0); 128], &names), Shape::OneTrip, "of these it is known");
     }
 
     #[test]
@@ -371,7 +393,7 @@ mod tests {
                 rule.observe_cost(attempt, 20, Duration::from_millis(millis));
             }
         };
-        let shape = |rule: &Coalescing, n| rule.shape(&vec![0.99; n], &names);
+        let shape = |rule: &Coalescing, n| rule.shape(&vec![Some(0.99); n], &names);
         // One in 100 declines, so 18 % of these batches are spoilt.
         assert_eq!(shape(&rule, 20), Shape::WorkFirst(0));
         seen(&mut rule, Attempt::OneTripHeld, 5);
@@ -383,7 +405,7 @@ mod tests {
         assert_eq!(shape(&rule, 20), Shape::WorkFirst(0), "some 30 ms are lost");
         assert_eq!(shape(&rule, 5), Shape::OneTrip, "5 % of others, whose costs nobody knows");
         seen(&mut rule, Attempt::OneTripHeld, 500);
-        assert_eq!(rule.shape(&[1.0; 20], &names), Shape::OneTrip, "nothing is ever spoilt");
+        assert_eq!(rule.shape(&[Some(1.0); 20], &names), Shape::OneTrip, "nothing is ever spoilt");
     }
 
     #[test]
@@ -397,7 +419,7 @@ mod tests {
             }
         }
         // Some 4 in 100 of these batches are spoilt.
-        let shape = |rule: &Coalescing| rule.shape(&[0.998; 20], &names);
+        let shape = |rule: &Coalescing| rule.shape(&[Some(0.998); 20], &names);
         for _ in 0..COSTS_KEPT - COSTS_MIN {
             assert_eq!(shape(&rule), Shape::WorkFirst(0));
             rule.observe_cost(Attempt::WorkedFirst, 20, Duration::from_millis(8));

@@ -3,8 +3,6 @@
 //! Everything that can be refused without knowing the participants is refused here. Whether a
 //! participant, an operation or an account exists is the coordinator's and the ledger's to say.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -216,7 +214,7 @@ fn params(place: &Place<'_>, json: Json) -> Result<Params, Invalid> {
         .map(|(name, value)| {
             let place = Place::Key(place, &name);
             let value = param(&place, value)?;
-            Ok((name, value))
+            Ok((name.into(), value))
         })
         .collect()
 }
@@ -279,7 +277,7 @@ struct Canonical<'a> {
 struct CanonicalOperation<'a> {
     participant: &'a str,
     operation: &'a str,
-    params: &'a BTreeMap<String, serde_json::Value>,
+    params: &'a Params,
 }
 
 /// SHA-256 of the canonical form, in lower-case hex.
@@ -309,9 +307,5 @@ fn hash(transaction: &Transaction, timestamp: Option<Timestamp>) -> String {
         timestamp,
     };
     let bytes = serde_json::to_vec(&canonical).expect("checked values always serialise");
-    Sha256::digest(&bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        use std::fmt::Write as _;
-        write!(hex, "{byte:02x}").expect("a String takes every write");
-        hex
-    })
+    hex::encode(Sha256::digest(&bytes))
 }

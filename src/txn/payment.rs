@@ -1,11 +1,12 @@
 //! What a client asks for: a payment's facts and the operations that carry it out.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CounterpartyId, CustomerId, Money, OperationName, ParticipantName, Timestamp, TxnId};
+use super::{
+    ByName, CounterpartyId, CustomerId, Money, OperationName, ParticipantName, Timestamp, TxnId,
+};
 
 /// A value outside what a field takes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -208,7 +209,7 @@ impl Payment {
 }
 
 /// Parameters of an operation, by name. Typed when bound, never spliced into a statement.
-pub type Params = BTreeMap<String, serde_json::Value>;
+pub type Params = ByName<serde_json::Value>;
 
 /// One named operation at one participant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

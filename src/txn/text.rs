@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, Index};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -119,6 +119,17 @@ impl<T> ByName<T> {
         Self(Vec::new())
     }
 
+    /// The names, in order.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Takes the value of a name out.
+    pub fn remove(&mut self, name: &str) -> Option<T> {
+        let at = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.remove(at).1)
+    }
+
     /// The value of a name.
     pub fn get(&self, name: &str) -> Option<&T> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
@@ -127,6 +138,26 @@ impl<T> ByName<T> {
     /// Names and values, in the order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &(Text, T)> {
         self.0.iter()
+    }
+}
+
+impl<T> Default for ByName<T> {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+impl<T> Index<&str> for ByName<T> {
+    type Output = T;
+    /// Panics if there is no such name.
+    fn index(&self, name: &str) -> &T {
+        self.get(name).expect("a name that is there")
+    }
+}
+
+impl<K: Into<Text>, T, const N: usize> From<[(K, T); N]> for ByName<T> {
+    fn from(values: [(K, T); N]) -> Self {
+        values.into_iter().map(|(name, value)| (name.into(), value)).collect()
     }
 }
 

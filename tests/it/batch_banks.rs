@@ -85,7 +85,7 @@ pub fn batch(gid: Gid, members: &[Vec<Operation>], style: Style, then: Then) -> 
         operations: operations.as_slice().into(),
     };
     let members = members.iter().enumerate().map(member).collect();
-    Batch { gid, members, style, lock_wait_max: PATIENT, then }
+    Batch { gid, members, style, keys_shared: true, lock_wait_max: PATIENT, then }
 }
 
 /// Who declined, and the vote in a word or two.

@@ -193,7 +193,7 @@ impl Side {
     async fn prepare(&self, n: u64, leg: &Leg) -> anyhow::Result<Voted> {
         match self {
             Self::Embedded { ledger, log, participant } => {
-                let operations = [leg.operation(*participant)?];
+                let operations = [leg.operation(*participant)];
                 match ledger.prepare(gid(*log, n, *participant), &operations).await {
                     Vote::Yes => Ok(Voted::Yes),
                     Vote::ReadOnly => Ok(Voted::ReadOnly),

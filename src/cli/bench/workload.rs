@@ -1,5 +1,7 @@
 //! Which accounts a transfer is between, and whether it has the money.
 
+use std::sync::LazyLock;
+
 use presume::coordinator::{Submission, Wait};
 use presume::txn::{
     Currency, Customer, CustomerId, CustomerType, Kind, Money, Operation, OperationName, Params,
@@ -15,6 +17,13 @@ pub(super) const EMPTY_ACCOUNTS: u64 = 1_000;
 pub(super) const OPENING_MINOR: i64 = 1_000_000_000;
 /// Who is debited, and who is credited or only asked.
 pub(super) const PARTICIPANTS: [&str; 5] = ["left", "right", "third", "fourth", "fifth"];
+/// The same as names, of which every transfer has copies.
+static NAMES: LazyLock<[ParticipantName; PARTICIPANTS.len()]> =
+    LazyLock::new(|| PARTICIPANTS.map(|name| name.parse().expect("a plain name")));
+/// Of operations, by [`Action`].
+static OPERATIONS: LazyLock<[OperationName; 3]> = LazyLock::new(|| {
+    ["debit", "credit", "assert_balance"].map(|name| name.parse().expect("a plain name"))
+});
 /// What each credited account gets; the debited one pays for all.
 const CREDIT_MINOR: i64 = 100;
 /// The stream of numbers that says who is declined; those of accounts are their sides.
@@ -212,20 +221,16 @@ pub(super) fn uniform(n: u64, stream: u64) -> f64 {
 
 impl Leg {
     /// The same as an operation; embedded ledgers know reading by another name and parameter.
-    pub(super) fn operation(&self, participant: usize) -> anyhow::Result<Operation> {
-        let (name, amount) = match self.action {
-            Action::Debit => ("debit", "amount"),
-            Action::Credit => ("credit", "amount"),
-            Action::Read => ("assert_balance", "at_least"),
-        };
-        Ok(Operation {
-            participant: ParticipantName::new(PARTICIPANTS[participant])?,
-            operation: OperationName::new(name)?,
+    pub(super) fn operation(&self, participant: usize) -> Operation {
+        let amount = if self.action == Action::Read { "at_least" } else { "amount" };
+        Operation {
+            participant: NAMES[participant].clone(),
+            operation: OPERATIONS[self.action as usize].clone(),
             params: Params::from([
-                ("account".to_owned(), self.account.as_str().into()),
-                (amount.to_owned(), self.amount_minor.into()),
+                ("account", self.account.as_str().into()),
+                (amount, self.amount_minor.into()),
             ]),
-        })
+        }
     }
 }
 
@@ -247,7 +252,7 @@ pub(super) fn submission(n: u64, transfer: &Transfer, wait: Wait) -> anyhow::Res
             id: TxnId::new(&format!("b{n}"))?,
             payment,
             protocol: ProtocolRequest::Auto,
-            operations: operations.collect::<anyhow::Result<_>>()?,
+            operations: operations.collect(),
         },
         request_hash: String::new(),
         event_time: None,

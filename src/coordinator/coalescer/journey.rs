@@ -25,7 +25,7 @@ use super::Departure;
 use super::queue::{Ticket, Waiting};
 use crate::mutation::{Mutation, on};
 use crate::participants::Participant;
-use crate::participants::batch::{KeyMap, KeySet, Member, Style, Then, Worked};
+use crate::participants::batch::{Key, KeyMap, KeySet, Member, Style, Then, Worked};
 use crate::policy::coalescing::{Attempt, Shape};
 use crate::protocol::Backoff;
 use crate::protocol::two_phase::AbortCause;
@@ -134,7 +134,7 @@ impl Party {
         let ids = submitted.iter().map(|member| member.id().clone()).collect();
         let began = Instant::now();
         let trace = self.inner.begin_trace(ids, branches.clone(), began);
-        let odds: Vec<f64> = submitted.iter().map(Submitted::success).collect();
+        let odds: Vec<Option<f64>> = submitted.iter().map(Submitted::success).collect();
         let (lock_wait_max, timeout, shape) = {
             let state = self.inner.coalescer.state();
             let by_rule = state.rule.shape(&odds, &self.names);
@@ -145,6 +145,7 @@ impl Party {
         let mut cargo = Cargo {
             loads: loads(&submitted, &branches),
             style: self.style,
+            keys_shared: !are_distinct(submitted.iter().flat_map(keys_of)),
             lock_wait_max,
             timeout,
             held: None,
@@ -275,7 +276,12 @@ impl Party {
 
     /// Hands on how a batch voted, the first time that it did: by those who worked first, and by
     /// all others.
-    fn learn_votes(&mut self, odds: &[f64], first: Option<(BranchIndex, usize)>, rest: &Findings) {
+    fn learn_votes(
+        &mut self,
+        odds: &[Option<f64>],
+        first: Option<(BranchIndex, usize)>,
+        rest: &Findings,
+    ) {
         if std::mem::replace(&mut self.voted, true) {
             return;
         }
@@ -374,14 +380,14 @@ impl Party {
     /// from there, too. The rest, in their order.
     fn keep_order(&mut self, mut again: Vec<Submitted>) -> Vec<Submitted> {
         again.sort_by_key(ticket);
-        let keys = |member: &Submitted| member.waiting.as_ref().expect("it travels").keys.clone();
+        let keys = |member: &Submitted| keys_of(member).to_vec();
         let mut before: Vec<_> = self.back.iter().map(|m| (ticket(m), keys(m))).collect();
         before.sort_unstable_by_key(|(ticket, _)| std::cmp::Reverse(*ticket));
         let mut wanted = KeySet::default();
         let (mut stay, mut follow) = (Vec::with_capacity(again.len()), Vec::new());
         for member in again {
             while before.last().is_some_and(|(earlier, _)| *earlier < ticket(&member)) {
-                wanted.extend(before.pop().into_iter().flat_map(|(_, keys)| keys.to_vec()));
+                wanted.extend(before.pop().into_iter().flat_map(|(_, keys)| keys));
             }
             let own = keys(&member);
             if own.iter().any(|key| wanted.contains(key)) {
@@ -429,6 +435,16 @@ fn is_failure(why: &Declined) -> bool {
     let Declined::Technical { code, .. } = why else { return false };
     ["participant_unavailable", "fenced", "stale_epoch", "ledger_unavailable", "aborted_before"]
         .contains(&code.as_str())
+}
+
+fn keys_of(submitted: &Submitted) -> &[Key] {
+    &submitted.waiting.as_ref().expect("it travels").keys
+}
+
+/// Whether no key is there twice.
+fn are_distinct<'a>(mut keys: impl Iterator<Item = &'a Key>) -> bool {
+    let mut seen = KeySet::default();
+    keys.all(|key| seen.insert(*key))
 }
 
 /// Keys that more than one of them touches.

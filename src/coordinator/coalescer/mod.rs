@@ -59,6 +59,8 @@ struct State {
     waiting: BTreeMap<Ticket, Box<Submitted>>,
     roads: Vec<Road>,
     known: HashMap<Vec<(ParticipantName, Arc<str>)>, usize>,
+    /// That of the last transaction, which the next one mostly takes, too.
+    last_road: usize,
     journeys: HashMap<Journey, Underway>,
     last_ticket: Ticket,
     last_journey: Journey,
@@ -82,6 +84,8 @@ pub struct Travelled {
 struct Road {
     /// In the order of their names.
     names: Arc<[ParticipantName]>,
+    /// Of their servers, in the same order.
+    identities: Vec<Arc<str>>,
     participants: Vec<Arc<dyn Participant>>,
     load: Load,
     /// Journeys that are decided, and left out of `load`.
@@ -89,6 +93,17 @@ struct Road {
 }
 
 impl Road {
+    /// Whether it is the way of a transaction with these branches.
+    fn is_of(&self, branches: &[Branch]) -> bool {
+        let ends = || self.names.iter().zip(&self.identities);
+        let known = |branch: &Branch| {
+            ends().any(|(name, identity)| {
+                *name == branch.name && Arc::ptr_eq(identity, &branch.identity)
+            })
+        };
+        branches.len() == self.names.len() && branches.iter().all(known)
+    }
+
     /// The most members that every participant takes.
     fn members_max(&self) -> usize {
         let batches = self.participants.iter().filter_map(|participant| participant.batches());
@@ -119,6 +134,7 @@ impl Coalescer {
             waiting: BTreeMap::new(),
             roads: Vec::new(),
             known: HashMap::new(),
+            last_road: 0,
             journeys: HashMap::new(),
             last_ticket: 0,
             last_journey: 0,
@@ -149,18 +165,29 @@ impl Coalescer {
 impl State {
     /// The road of a transaction; `None` if there are too many.
     fn road(&mut self, submitted: &Submitted) -> Option<usize> {
+        if self.roads.get(self.last_road).is_some_and(|road| road.is_of(&submitted.branches)) {
+            return Some(self.last_road);
+        }
         let mut ends: Vec<_> =
             submitted.branches.iter().map(|b| (b.name.clone(), b.identity.clone())).collect();
         ends.sort_unstable();
         if let Some(road) = self.known.get(&ends) {
+            self.last_road = *road;
             return Some(*road);
         }
         if self.roads.len() >= ROADS_MAX {
             return None;
         }
-        let names = ends.iter().map(|(name, _)| name.clone()).collect();
+        let (names, identities) = ends.iter().cloned().unzip::<_, _, Vec<_>, Vec<_>>();
+        let names = names.into();
         let participants = submitted.branches.iter().map(|b| b.participant.clone()).collect();
-        self.roads.push(Road { names, participants, load: Load::default(), decided: 0 });
+        self.roads.push(Road {
+            names,
+            identities,
+            participants,
+            load: Load::default(),
+            decided: 0,
+        });
         self.known.insert(ends, self.roads.len() - 1);
         Some(self.roads.len() - 1)
     }

@@ -111,7 +111,7 @@ impl OperationDescription {
                 _ => {}
             }
         }
-        let known = |name: &String| self.parameters.iter().any(|p| p.name == *name);
+        let known = |name: &str| self.parameters.iter().any(|p| p.name == name);
         match params.keys().find(|name| !known(name)) {
             None => Ok(()),
             Some(unknown) => {

@@ -171,7 +171,7 @@ fn amount(operation: &Operation) -> Result<i64, Refused> {
 }
 
 fn only(operation: &Operation, known: &[&str]) -> Result<(), Refused> {
-    match operation.params.keys().find(|name| !known.contains(&name.as_str())) {
+    match operation.params.keys().find(|name| !known.contains(name)) {
         None => Ok(()),
         Some(name) => {
             Err(bad(format!("parameter {name:?} is unknown; known are {}", known.join(", "))))

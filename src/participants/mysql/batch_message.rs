@@ -82,7 +82,7 @@ impl Message {
         let find = |operation: &Operation| {
             inner.statements.get(&operation.operation).expect("validated before")
         };
-        let groups = sql::groups(&batch.members, batch.style, find);
+        let groups = sql::groups(&batch.members, batch.style, batch.keys_shared, find);
         let mut writer = Writer {
             inner,
             members: &batch.members,
@@ -195,7 +195,7 @@ impl Writer<'_> {
             };
             for (name, kind) in names.iter().zip(&mut kinds) {
                 let value =
-                    values::value(operation.params.get(*name).unwrap_or(&serde_json::Value::Null))
+                    values::value(operation.params.get(name).unwrap_or(&serde_json::Value::Null))
                         .map_err(|why| self.refused(*item, format!("parameter {name:?} {why}")))?;
                 if value != Value::NULL {
                     let found = std::mem::discriminant(&value);

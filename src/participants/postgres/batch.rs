@@ -127,7 +127,7 @@ impl Inner {
         let find = |operation: &Operation| {
             self.statements.get(&operation.operation).expect("validated before")
         };
-        let groups = sql::groups(&batch.members, batch.style, find);
+        let groups = sql::groups(&batch.members, batch.style, batch.keys_shared, find);
         let mut calls = Vec::with_capacity(groups.len());
         for group in &groups {
             match bind(claimed, &batch.members, group) {

@@ -119,10 +119,12 @@ pub(in crate::participants) struct Group {
 /// Puts the operations of a batch into as few statements as keep the members' order: operations
 /// that share a key come in different statements, the earlier member's first.
 ///
-/// `statement` finds the statement of an operation, which was validated.
+/// `statement` finds the statement of an operation, which was validated. Keys are only looked at if
+/// they may be shared.
 pub(in crate::participants) fn groups<'a>(
     members: &'a [Member],
     style: Style,
+    keys_shared: bool,
     statement: impl Fn(&'a Operation) -> &'a Arc<Statement>,
 ) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
@@ -135,7 +137,11 @@ pub(in crate::participants) fn groups<'a>(
         for (which, operation) in member.operations.iter().enumerate() {
             let statement = statement(operation);
             touched.clear();
-            let declared = keys(statement, operation, &mut touched);
+            let declared = if keys_shared {
+                keys(statement, operation, &mut touched)
+            } else {
+                statement.locks.is_some()
+            };
             let together = style == Style::Together && statement.batch.is_some() && declared;
             let earliest =
                 touched.iter().filter_map(|key| after.get(key)).max().map_or(0, |last| last + 1);
@@ -205,7 +211,7 @@ mod tests {
 
     fn shape(steps: &[Vec<(&str, usize)>], style: Style) -> Vec<String> {
         let (statements, members) = (statements(), members(steps));
-        let groups = groups(&members, style, |operation| &statements[&operation.operation]);
+        let groups = groups(&members, style, true, |operation| &statements[&operation.operation]);
         let shown = |group: &Group| {
             let items: Vec<_> = group.items.iter().map(|(at, _)| at.to_string()).collect();
             format!("{} {}", group.statement.name, items.join(","))
@@ -256,7 +262,7 @@ mod tests {
         ) {
             let (statements, members) = (statements(), members(&steps));
             let style = if one_by_one { Style::OneByOne } else { Style::Together };
-            let groups = groups(&members, style, |operation| &statements[&operation.operation]);
+            let groups = groups(&members, style, true, |operation| &statements[&operation.operation]);
             let mut seen: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
             let mut count = 0;
             for group in &groups {

@@ -139,10 +139,10 @@ impl Statement {
     /// Checks that `operation` gives exactly the parameters of this statement.
     pub(super) fn check_names(&self, operation: &Operation) -> Result<(), String> {
         let given = &operation.params;
-        if let Some(missing) = self.parameters.iter().find(|name| !given.contains_key(*name)) {
+        if let Some(missing) = self.parameters.iter().find(|name| given.get(name).is_none()) {
             return Err(format!("parameter {missing:?} is missing"));
         }
-        match given.keys().find(|name| !self.parameters.contains(name)) {
+        match given.keys().find(|name| !self.parameters.iter().any(|known| known == name)) {
             None => Ok(()),
             Some(unknown) => {
                 let known = self.names();

@@ -15,7 +15,6 @@ mod fences;
 mod requests;
 mod session;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -224,7 +223,7 @@ fn offers(service: &Description, sample: &Sample) -> Result<(), String> {
     let mut operation = crate::txn::Operation {
         participant,
         operation: sample.give.operation.clone(),
-        params: BTreeMap::new(),
+        params: Params::none(),
     };
     for step in [Some(&sample.give), Some(&sample.take), sample.read.as_ref()].into_iter().flatten()
     {

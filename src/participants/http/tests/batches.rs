@@ -17,7 +17,7 @@ fn batch(then: Then) -> Batch {
     let member = |place| Member { place, operations: vec![operation.clone()].into() };
     let members = [10, 20, 30].map(member).to_vec().into();
     let lock_wait_max = Duration::from_secs(1);
-    Batch { gid: gid(), members, style: Style::Together, lock_wait_max, then }
+    Batch { gid: gid(), members, style: Style::Together, keys_shared: true, lock_wait_max, then }
 }
 
 /// What the participant says of a batch, and the vote that it keeps.
