@@ -12,8 +12,9 @@ use presume::learning::evaluate::{self, Evaluation, LOOKS_FILE, Look, in_order};
 use presume::learning::history::{self, History, ReadOptions};
 use presume::learning::report::{self, Report, Unit, interval, maybe, name, size};
 use presume::models::registry::Registry;
-use presume::txn::Timestamp;
+use presume::txn::{Timestamp, span};
 
+use super::files::read_mapping;
 use super::settings::{Settings, flag};
 use super::{Progress, print, print_json};
 
@@ -28,9 +29,12 @@ The history is cut by time: everything before --from warms the online state up, 
 there on is predicted from what was known then. Every look at a test window is recorded in
 looks.jsonl in the report's folder.")]
 pub struct Args {
-    /// Transactions file: canonical CSV or Parquet
+    /// Transactions file: CSV, also packed (.gz), or Parquet
     #[arg(long, value_name = "FILE")]
     history: PathBuf,
+    /// How a file of another form says what a history says (TOML)
+    #[arg(long, value_name = "FILE")]
+    mapping: Option<PathBuf>,
     /// Legs file: one row a participant; without it timeouts are not evaluated
     #[arg(long, value_name = "FILE")]
     legs: Option<PathBuf>,
@@ -38,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME")]
     from: Option<Timestamp>,
     /// Fraud labels count from this age, such as 7d or 36h [default: as trained]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = span)]
     label_delay: Option<Duration>,
     /// Registry of models [default: models.dir of the configuration]
     #[arg(long, value_name = "DIR")]
@@ -132,6 +136,7 @@ fn read(args: &Args, now: Timestamp) -> anyhow::Result<History> {
         bad_rows_max_ratio: args.bad_rows_max,
         rejects: args.rejects.clone(),
         future_after: Some(now),
+        mapping: read_mapping(args.mapping.as_deref())?,
     };
     let bar = Progress::new("Reading", 0, args.json);
     let read = history::read_with(&args.history, args.legs.as_deref(), &options, &mut |progress| {
@@ -289,33 +294,9 @@ fn right(mut table: Table) -> Table {
     table
 }
 
-/// A whole number with a unit: `90s`, `15m`, `36h`, `7d`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a whole number of s, m, h or d, such as 7d");
-    let unit = text.chars().last().ok_or_else(wrong)?;
-    let seconds: u64 = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_label_delay_is_a_number_with_a_unit() {
-        assert_eq!(duration("7d"), Ok(Duration::from_hours(7 * 24)));
-        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        for wrong in ["", "d", "7", "-1d", "1.5h", "7 days", "99999999999999999999d"] {
-            assert!(duration(wrong).is_err(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn a_path_is_quoted_for_the_shell() {

@@ -15,6 +15,7 @@ mod demo;
 mod evaluate;
 mod exit;
 mod features;
+mod files;
 mod generate;
 mod ledger;
 mod models;

@@ -11,15 +11,13 @@ use presume::learning::dataset::LeftOut;
 use presume::learning::fit::{self, Recipe, Stage, TrainOptions};
 use presume::learning::history::{self, History, ReadOptions};
 use presume::models::{Manifest, Registry, RegistryError, RulesFile, Target};
-use presume::txn::Timestamp;
+use presume::txn::{Timestamp, span};
 use serde_json::json;
 
+use super::files::{read_mapping, read_text};
 use super::progress::Progress;
 use super::settings::{Settings, flag};
 use super::{print, print_json};
-
-/// Largest recipe or rules file in bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Train models of success, fraud and latency on a history; write them as a bundle.
 #[derive(Debug, ClapArgs)]
@@ -27,14 +25,18 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
   presume train --history history.csv --legs legs.csv
   presume train --history history.csv --until 2026-03-12 --label-delay 14d --no-promote
   presume train --history history.parquet --recipe mine.toml --name cards --json
+  presume train --history theirs.csv.gz --mapping training/mappings/card_payments.toml
 
 Nothing known only after --until is used; without it, everything in the history is. A target that
 cannot be trained (no labels, one class only, no legs) is left out and said. The first bundle of a
 name becomes its champion; later ones only with --promote.")]
 pub struct Args {
-    /// Transactions: CSV or Parquet
+    /// Transactions: CSV, also packed (.gz), or Parquet
     #[arg(long, value_name = "FILE")]
     history: PathBuf,
+    /// How a file of another form says what a history says (TOML)
+    #[arg(long, value_name = "FILE")]
+    mapping: Option<PathBuf>,
     /// Legs, a row a participant; without them there is no latency model
     #[arg(long, value_name = "FILE")]
     legs: Option<PathBuf>,
@@ -224,6 +226,7 @@ fn read_history(args: &Args) -> anyhow::Result<History> {
     let options = ReadOptions {
         rejects: args.rejects.clone(),
         future_after: Some(now()),
+        mapping: read_mapping(args.mapping.as_deref())?,
         ..ReadOptions::default()
     };
     let bar = Progress::new("reading", 0, args.json);
@@ -254,46 +257,11 @@ fn fit_with_progress(
     Ok(fit::train(&history.rows, options, &told)?)
 }
 
-fn read_text(path: &PathBuf) -> anyhow::Result<String> {
-    let bytes = std::fs::metadata(path).with_context(|| at(path))?.len();
-    if bytes > FILE_BYTES_MAX {
-        bail!("{} has {bytes} bytes, the limit is {FILE_BYTES_MAX}", path.display());
-    }
-    std::fs::read_to_string(path).with_context(|| at(path))
-}
-
 fn at(path: &std::path::Path) -> String {
     path.display().to_string()
-}
-
-/// A span such as `7d`, `36h` or `P7D`; a day has 24 hours.
-fn span(text: &str) -> Result<Duration, String> {
-    let span: jiff::Span = text.parse().map_err(|error| format!("{error}, such as 7d"))?;
-    let length = span
-        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
-        .map_err(|error| error.to_string())?;
-    length.try_into().map_err(|_| "it is negative".to_owned())
 }
 
 #[allow(clippy::disallowed_methods, reason = "a command line knows what time it is")]
 fn now() -> Timestamp {
     Timestamp::from_micros(jiff::Timestamp::now().as_microsecond())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_are_read_as_people_write_them() {
-        let day = Duration::from_hours(24);
-        for (text, expected) in
-            [("7d", 7 * day), ("36h", day * 3 / 2), ("1w", 7 * day), ("P2D", 2 * day)]
-        {
-            assert_eq!(span(text), Ok(expected), "{text}");
-        }
-        for text in ["", "7", "soon", "-7d", "1mo"] {
-            assert!(span(text).is_err(), "{text}");
-        }
-    }
 }

@@ -34,4 +34,4 @@ pub use plan::{
     ServedBy,
 };
 pub use text::{ByName, Text};
-pub use time::{Timestamp, TimestampError};
+pub use time::{Timestamp, TimestampError, span};

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -52,4 +54,17 @@ fn probability_refuses_nan_and_out_of_range() {
     assert!(Probability::new(f64::NAN).is_none());
     assert!(Probability::new(1.000_001).is_none());
     assert!(Probability::new(1.0).is_some());
+}
+
+#[test]
+fn spans_are_read_as_people_write_them() {
+    let day = Duration::from_hours(24);
+    for (text, expected) in
+        [("7d", 7 * day), ("36h", day * 3 / 2), ("1w", 7 * day), ("P2D", 2 * day)]
+    {
+        assert_eq!(span(text), Ok(expected), "{text}");
+    }
+    for text in ["", "7", "soon", "-7d", "1mo"] {
+        assert!(span(text).is_err(), "{text}");
+    }
 }

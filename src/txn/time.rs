@@ -107,3 +107,13 @@ impl From<Timestamp> for String {
         timestamp.to_string()
     }
 }
+
+/// A length of time as people write it: `90s`, `36h`, `7d` or `P7D`; a day has 24 hours. `Err` is a
+/// sentence.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let span: jiff::Span = text.parse().map_err(|error| format!("{error}, such as 7d"))?;
+    let length = span
+        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+        .map_err(|error| error.to_string())?;
+    length.try_into().map_err(|_| "it is negative".to_owned())
+}

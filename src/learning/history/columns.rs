@@ -26,6 +26,19 @@ pub(super) struct Columns {
 }
 
 impl Columns {
+    /// Those of a file whose records are translated: `header` as they are then, `theirs` as it stands
+    /// in the file, and what of it is not used.
+    pub(super) fn translated(
+        path: &str,
+        schema: Schema,
+        header: &Record,
+        theirs: &Record,
+        ignored: Vec<String>,
+    ) -> Result<Self, HistoryError> {
+        let columns = Self::new(path, schema, header)?;
+        Ok(Self { count: theirs.len(), header: theirs.clone(), ignored, ..columns })
+    }
+
     pub(super) fn new(path: &str, schema: Schema, header: &Record) -> Result<Self, HistoryError> {
         let bad = |detail: String| HistoryError::Header { path: path.to_owned(), detail };
         if header.len() > COLUMNS_MAX {

@@ -4,9 +4,10 @@
 //! its line is right after blank lines, quoted line ends and Windows line ends too.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 
 use csv_core::ReadRecordResult;
+use flate2::read::MultiGzDecoder;
 
 use super::RECORD_BYTES_MAX;
 use super::record::Record;
@@ -15,15 +16,41 @@ const BUFFER_BYTES: usize = 1 << 18;
 const RECORD_BYTES_START: usize = 1 << 10;
 const FIELDS_START: usize = 64;
 
+/// The bytes of a file, unpacked.
+pub(super) enum Input {
+    Plain { file: File, bytes: u64 },
+    Packed(Box<MultiGzDecoder<File>>),
+}
+
+impl Input {
+    pub(super) fn new(file: File, is_packed: bool) -> Self {
+        if is_packed {
+            Self::Packed(Box::new(MultiGzDecoder::new(file)))
+        } else {
+            Self::Plain { file, bytes: 0 }
+        }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Packed(file) => file.read(buffer),
+            Self::Plain { file, bytes } => {
+                file.read(buffer).inspect(|count| *bytes += *count as u64)
+            }
+        }
+    }
+}
+
 /// A CSV file being read.
 pub(super) struct CsvSource {
-    file: File,
+    file: Input,
     core: csv_core::Reader,
     buffer: Vec<u8>,
     /// What of the buffer is still to be read.
     pending: std::ops::Range<usize>,
     line: u64,
-    pub bytes: u64,
     last: u8,
 }
 
@@ -34,14 +61,13 @@ pub(super) enum CsvError {
 }
 
 impl CsvSource {
-    pub(super) fn new(file: File) -> Self {
+    pub(super) fn new(file: Input, delimiter: u8) -> Self {
         Self {
             file,
-            core: csv_core::Reader::new(),
+            core: csv_core::ReaderBuilder::new().delimiter(delimiter).build(),
             buffer: vec![0; BUFFER_BYTES],
             pending: 0..0,
             line: 1,
-            bytes: 0,
             last: b'\n',
         }
     }
@@ -81,6 +107,14 @@ impl CsvSource {
         }
     }
 
+    /// Bytes of the file read so far, packed as it is.
+    pub(super) fn bytes(&self) -> u64 {
+        match &self.file {
+            Input::Plain { bytes, .. } => *bytes,
+            Input::Packed(file) => (&mut file.get_ref()).stream_position().unwrap_or_default(),
+        }
+    }
+
     /// Whether the last line lacks its end; of use when all is read.
     pub(super) fn is_unfinished(&self) -> bool {
         !matches!(self.last, b'\n' | b'\r')
@@ -111,7 +145,6 @@ impl CsvSource {
             }
         };
         self.pending = 0..count;
-        self.bytes += count as u64;
         self.last = self.buffer[..count].last().copied().unwrap_or(self.last);
         Ok(())
     }

@@ -30,7 +30,9 @@ pub enum HistoryError {
         detail: String,
     },
     /// Required columns are missing.
-    #[error("{path} has no column {missing}; required are {required}")]
+    #[error(
+        "{path} has no column {missing}; required are {required}; a file of another form needs a mapping"
+    )]
     MissingColumns {
         /// Which file.
         path: String,

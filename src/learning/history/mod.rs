@@ -20,19 +20,22 @@
 //!
 //! Rows out of order are sorted and counted, not refused. Columns of other names are ignored and
 //! named. A Parquet file (`.parquet`) has the same columns, in any type that shows as the same
-//! text; instants without a zone are UTC, and a row's number stands for its line.
+//! text; instants without a zone are UTC, and a row's number stands for its line. A CSV file may be
+//! packed (`.gz`). A file of another form is read by a [`Mapping`].
 
 mod cells;
 mod columns;
 mod csv_source;
 mod error;
 mod legs;
+mod mapping;
 mod parquet;
 mod read;
 mod record;
 mod rejects;
 mod source;
 mod transactions;
+mod translate;
 mod write;
 
 #[cfg(test)]
@@ -43,6 +46,7 @@ use std::path::{Path, PathBuf};
 use crate::txn::{HistoryRow, Timestamp};
 
 pub use error::HistoryError;
+pub use mapping::{Mapping, MappingError};
 pub use write::{HistoryWriter, LegsWriter, write};
 
 /// The columns of the transactions file, in canonical order.
@@ -101,11 +105,13 @@ pub struct ReadOptions {
     pub rejects: Option<PathBuf>,
     /// Rows after this instant are bad: they lie in the future.
     pub future_after: Option<Timestamp>,
+    /// How the transactions file says what a history says, if it is of another form.
+    pub mapping: Option<Mapping>,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { bad_rows_max_ratio: 0.01, rejects: None, future_after: None }
+        Self { bad_rows_max_ratio: 0.01, rejects: None, future_after: None, mapping: None }
     }
 }
 

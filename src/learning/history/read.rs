@@ -6,10 +6,12 @@ use std::path::Path;
 use super::cells::{BadCell, Cells, shown};
 use super::columns::{Columns, Schema};
 use super::legs::{self, Index, LegParser};
+use super::mapping::Mapping;
 use super::record::Record;
 use super::rejects::{Rejects, Tally};
 use super::source::Source;
 use super::transactions::{self, RowParser, at};
+use super::translate::Translator;
 use super::{
     FIELD_BYTES_MAX, History, HistoryError, Labels, Progress, ROWS_MAX, ReadOptions, Report,
     Targets,
@@ -44,7 +46,7 @@ fn read_files(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Parts, HistoryError> {
     let mut report = Report::default();
-    let mut table = Table::open(path, transactions::SCHEMA)?;
+    let mut table = Table::open(path, transactions::SCHEMA, options.mapping.as_ref())?;
     let (mut rows, index) = read_rows(&mut table, options, rejects, &mut report, progress)?;
     let with_outcome = table.columns.has(at::OUTCOME);
     let with_label = table.columns.has(at::FRAUD) && table.columns.has(at::LABELLED_AT);
@@ -58,7 +60,7 @@ fn read_files(
                 required: "those of a history with legs".to_owned(),
             });
         }
-        let mut table = Table::open(legs, legs::SCHEMA)?;
+        let mut table = Table::open(legs, legs::SCHEMA, None)?;
         read_legs(&mut table, &index, &mut rows, rejects, &mut report, progress)?;
     }
     drop(index);
@@ -72,18 +74,25 @@ struct Table {
     source: Source,
     columns: Columns,
     schema: Schema,
+    translator: Option<Translator>,
 }
 
 impl Table {
-    fn open(path: &Path, schema: Schema) -> Result<Self, HistoryError> {
-        let mut source = Source::open(path)?;
+    fn open(path: &Path, schema: Schema, mapping: Option<&Mapping>) -> Result<Self, HistoryError> {
+        let mut source = Source::open(path, mapping.map_or(b',', |mapping| mapping.delimiter))?;
         let mut header = Record::default();
         if source.next(&mut header)?.is_none() {
             let required = schema.required.join(", ");
             return Err(HistoryError::Empty { path: source.path, required });
         }
-        let columns = Columns::new(&source.path, schema, &header)?;
-        Ok(Self { source, columns, schema })
+        let Some(mapping) = mapping else {
+            let columns = Columns::new(&source.path, schema, &header)?;
+            return Ok(Self { source, columns, schema, translator: None });
+        };
+        let (translator, ignored) = Translator::new(mapping, &source.path, &header)?;
+        let ours = translator.header();
+        let columns = Columns::translated(&source.path, schema, &ours, &header, ignored)?;
+        Ok(Self { source, columns, schema, translator: Some(translator) })
     }
 
     /// Gives each row to `take`, sets aside what it refuses, and watches the limits.
@@ -94,16 +103,21 @@ impl Table {
         take: &mut dyn FnMut(&Cells<'_>, u64, &mut Rejects) -> Result<(), Refusal>,
     ) -> Result<Tally, HistoryError> {
         let mut tally = Tally::default();
-        let mut record = Record::default();
+        let (mut record, mut ours) = (Record::default(), Record::default());
         while let Some(line) = self.source.next(&mut record)? {
             tally.rows += 1;
             if tally.rows > ROWS_MAX as u64 {
                 let path = self.source.path.clone();
                 return Err(HistoryError::TooManyRows { path, limit: ROWS_MAX });
             }
+            let wrong = self.misshapen(&record).or_else(|| {
+                let translator = self.translator.as_mut()?;
+                translator.translate(&record, line, &mut ours).err()
+            });
             let positions = &self.columns.positions;
-            let cells = Cells { record: &record, names: self.schema.columns, positions };
-            let taken = match self.misshapen(&record) {
+            let record = if self.translator.is_some() { &ours } else { &record };
+            let cells = Cells { record, names: self.schema.columns, positions };
+            let taken = match wrong {
                 Some(cell) => Err(Refusal::Bad(cell)),
                 None => take(&cells, line, rejects),
             };
@@ -147,7 +161,8 @@ impl Table {
             return None;
         }
         let long = record.iter().position(|field| field.len() > FIELD_BYTES_MAX)?;
-        let known = self.columns.positions.iter().position(|at| *at == Some(long));
+        let ours = self.translator.is_none();
+        let known = self.columns.positions.iter().position(|at| ours && *at == Some(long));
         let value = record.get(long)?;
         let (field, bytes) = (long + 1, value.len());
         let reason = format!("field {field} has {bytes} bytes, at most {FIELD_BYTES_MAX}");

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::csv_source::{CsvError, CsvSource};
+use super::csv_source::{CsvError, CsvSource, Input};
 use super::parquet::ParquetSource;
 use super::record::Record;
 use super::{HistoryError, RECORD_BYTES_MAX};
@@ -22,8 +22,8 @@ enum Form {
 }
 
 impl Source {
-    /// Opens a file; `.parquet` is Parquet, everything else CSV.
-    pub(super) fn open(path: &Path) -> Result<Self, HistoryError> {
+    /// Opens a file; `.parquet` is Parquet, everything else CSV, and `.gz` packed CSV.
+    pub(super) fn open(path: &Path, delimiter: u8) -> Result<Self, HistoryError> {
         let name = path.display().to_string();
         let failed = |error: io::Error| file_error(&name, &error);
         let file = File::open(path).map_err(failed)?;
@@ -31,11 +31,11 @@ impl Source {
         if metadata.is_dir() {
             return Err(file_error(&name, &"is a folder, not a file"));
         }
-        let is_parquet = path.extension().is_some_and(|of| of.eq_ignore_ascii_case("parquet"));
-        let form = if is_parquet {
+        let is = |kind: &str| path.extension().is_some_and(|of| of.eq_ignore_ascii_case(kind));
+        let form = if is("parquet") {
             Form::Parquet(Box::new(ParquetSource::open(&name, path)?))
         } else {
-            Form::Csv(Box::new(CsvSource::new(file)))
+            Form::Csv(Box::new(CsvSource::new(Input::new(file, is("gz")), delimiter)))
         };
         Ok(Self { path: name, bytes_total: metadata.len(), form })
     }
@@ -58,7 +58,7 @@ impl Source {
     /// Bytes read so far.
     pub(super) fn bytes(&self) -> u64 {
         match &self.form {
-            Form::Csv(source) => source.bytes,
+            Form::Csv(source) => source.bytes(),
             Form::Parquet(source) => (self.bytes_total as f64 * source.progress()) as u64,
         }
     }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod legs;
+mod mapped;
 mod round_trip;
 
 use std::path::{Path, PathBuf};
