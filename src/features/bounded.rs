@@ -149,3 +149,24 @@ impl<V> Bounded<V> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_kept_over_many_parts_and_the_oldest_give_way() {
+        let max = 2 * PART + 7;
+        let mut map = Bounded::new(max);
+        for key in 0..max as u64 {
+            *map.entry(key, || 0) = key;
+        }
+        assert_eq!((map.len(), map.evicted()), (max, 0));
+        assert!((0..max as u64).all(|key| map.get(key) == Some(&key)));
+        for key in 0..10 {
+            map.entry(1_000_000 + key, || key);
+        }
+        assert_eq!((map.len(), map.evicted()), (max, 10));
+        assert_eq!((map.get(9), map.get(10), map.get(1_000_009)), (None, Some(&10), Some(&9)));
+    }
+}
