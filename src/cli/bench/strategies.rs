@@ -1,7 +1,7 @@
 //! `presume bench strategies`: what prediction is worth where transactions travel together.
 //!
-//! The same transfers by every strategy, one after the other in each round: batches of a fixed size in one trip; *blind*, as many as wait in one trip; the *filter*,
-//! which lets one participant work first; ours with predictions of several qualities; and an
+//! The same transfers by every strategy, one after the other in each round: batches of a fixed size
+//! in one trip; *blind*, as many as wait in one trip; the *filter*, which lets one participant work first; ours with predictions of several qualities; and an
 //! *oracle*, ours with predictions that are never wrong. The filter looks at no prediction.
 
 use std::path::Path;

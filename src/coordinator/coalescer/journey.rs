@@ -23,9 +23,10 @@ use super::super::trace::Trace;
 use super::super::{Branch, Inner};
 use super::Departure;
 use super::queue::{Ticket, Waiting};
+use super::shared::{are_distinct, keys_of, shared_keys};
 use crate::mutation::{Mutation, on};
 use crate::participants::Participant;
-use crate::participants::batch::{Key, KeyMap, KeySet, Member, Style, Then, Worked};
+use crate::participants::batch::{KeySet, Member, Style, Then, Worked};
 use crate::policy::coalescing::{Attempt, Shape};
 use crate::protocol::Backoff;
 use crate::protocol::two_phase::AbortCause;
@@ -435,31 +436,6 @@ fn is_failure(why: &Declined) -> bool {
     let Declined::Technical { code, .. } = why else { return false };
     ["participant_unavailable", "fenced", "stale_epoch", "ledger_unavailable", "aborted_before"]
         .contains(&code.as_str())
-}
-
-fn keys_of(submitted: &Submitted) -> &[Key] {
-    &submitted.waiting.as_ref().expect("it travels").keys
-}
-
-/// Whether no key is there twice.
-fn are_distinct<'a>(mut keys: impl Iterator<Item = &'a Key>) -> bool {
-    let mut seen = KeySet::default();
-    keys.all(|key| seen.insert(*key))
-}
-
-/// Keys that more than one of them touches.
-fn shared_keys<'a>(members: impl Iterator<Item = &'a Submitted>) -> KeySet {
-    let mut owner: KeyMap<Ticket> = KeyMap::default();
-    let mut shared = KeySet::default();
-    for member in members {
-        let waiting = member.waiting.as_ref().expect("it travels");
-        for key in waiting.keys.iter() {
-            if *owner.entry(*key).or_insert(waiting.ticket) != waiting.ticket {
-                shared.insert(*key);
-            }
-        }
-    }
-    shared
 }
 
 /// What each branch carries.

@@ -13,6 +13,7 @@
 
 mod journey;
 mod queue;
+mod shared;
 
 #[cfg(test)]
 mod crashes;

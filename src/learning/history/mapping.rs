@@ -209,6 +209,9 @@ impl Mapping {
         if !self.columns.contains_key("timestamp") {
             return Err("timestamp is a constant: no history happens at one instant".to_owned());
         }
+        if self.values.contains_key("timestamp") {
+            return Err("[values.timestamp]: instants are read as [time] says".to_owned());
+        }
         if let Some(odd) = self.values.keys().find(|name| !self.columns.contains_key(*name)) {
             return Err(format!("[values.{odd}] without a column for {odd} under [columns]"));
         }
@@ -294,7 +297,15 @@ impl Format {
             let written = jiff::fmt::strtime::format(pattern, &zoned)
                 .map_err(|error| format!("time format {pattern:?}: {error}"))?;
             let read = format.parse(&written, &TimeZone::UTC);
-            if read.is_none_or(|read| read.to_jiff().to_zoned(TimeZone::UTC).date() != at.date()) {
+            let read = read.map(|read| read.to_jiff().to_zoned(TimeZone::UTC));
+            // To the second, the minute, the hour or the day, and nothing of it lost.
+            let day = at.date();
+            let coarser = [at, day.at(13, 14, 0, 0), day.at(13, 0, 0, 0), day.at(0, 0, 0, 0)];
+            let kept = read.is_some_and(|read| {
+                let again = jiff::fmt::strtime::format(pattern, &read);
+                coarser.contains(&read.datetime()) && again.is_ok_and(|again| again == written)
+            });
+            if !kept {
                 return Err(format!(
                     "time format {pattern:?} names no instant, such as %Y-%m-%d %H:%M:%S does"
                 ));

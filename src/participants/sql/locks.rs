@@ -224,6 +224,11 @@ mod tests {
         let distinct =
             [vec![("debit", 1)], vec![("debit", 2)], vec![("credit", 3)], vec![("debit", 4)]];
         assert_eq!(shape(&distinct, Style::Together), ["debit 0,1,3", "credit 2"]);
+        let (statements, members) = (statements(), members(&distinct));
+        let find = |operation: &'_ Operation| &statements[&operation.operation];
+        let of = |shared| groups(&members, Style::Together, shared, find);
+        let items = |groups: Vec<Group>| groups.into_iter().map(|group| group.items);
+        assert!(items(of(false)).eq(items(of(true))), "keys that nobody shares need no look");
         let hot = [vec![("debit", 1)], vec![("debit", 1)], vec![("debit", 2)], vec![("credit", 1)]];
         assert_eq!(shape(&hot, Style::Together), ["debit 0,2", "debit 1", "credit 3"]);
         let single = [vec![("single", 1)], vec![("debit", 1)], vec![("debit", 2)]];

@@ -140,6 +140,9 @@ fn a_mapping_is_checked_before_any_file_is_read() {
     refused(&with("[values.route]\na = 'b'"), &["[values.route]", "[columns]"]);
     refused(&with("[time]\nformats = ['%Q']"), &["%Q"]);
     refused(&with("[time]\nformats = ['%H:%M']"), &["%H:%M", "no instant"]);
+    refused(&with("[time]\nformats = ['%Y-%m-%d %I:%M']"), &["%I", "no instant"]);
+    assert!(Mapping::parse(&with("[time]\nformats = ['%Y-%m-%d %I:%M %p', '%d/%m/%y']")).is_ok());
+    refused(&with("[values.timestamp]\na = 'b'"), &["[values.timestamp]", "[time]"]);
     refused(&with("[time]\nzone = 'Mars/Olympus'"), &["Mars/Olympus", "Asia/Kolkata"]);
     refused(&with("[amount]\ndecimals = 12"), &["12", "at most 9"]);
     refused(&with("[labels]\nknown_after = '7d'"), &["needs a fraud column"]);
